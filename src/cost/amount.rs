@@ -1,0 +1,139 @@
+//! Exact amounts: AWS's own text beside its value as a decimal.
+
+use std::str::FromStr;
+
+use rust_decimal::Decimal;
+
+/// A figure of AWS: its own text for people and events, its value for comparisons.
+///
+/// Equality is by value and unit: `1.10 USD` equals `1.1 USD`.
+#[derive(Clone, Debug)]
+pub struct Amount {
+    text: String,
+    unit: String,
+    value: Decimal,
+}
+
+/// A text that is not an amount, or one with more digits than can be held exactly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a decimal amount of at most 28 digits")]
+pub struct AmountError {
+    text: String,
+}
+
+impl Amount {
+    /// Takes AWS's text and unit as they are; the text may have an exponent.
+    ///
+    /// # Errors
+    /// When the text is no decimal number or cannot be held without rounding.
+    pub fn parse(text: String, unit: String) -> Result<Self, AmountError> {
+        match parse_exact(&text) {
+            Some(value) => Ok(Self { text, unit, value }),
+            None => Err(AmountError { text }),
+        }
+    }
+
+    /// An amount of which only the value is known; its text is the plain decimal.
+    pub fn from_value(value: Decimal, unit: impl Into<String>) -> Self {
+        Self { text: value.to_string(), unit: unit.into(), value }
+    }
+
+    /// Zero in a unit; its text is `0`, as AWS writes it.
+    pub fn zero(unit: impl Into<String>) -> Self {
+        Self::from_value(Decimal::ZERO, unit)
+    }
+
+    /// AWS's own text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// AWS's unit: `USD`, `CNY`, `GB-Month`, `N/A`.
+    pub fn unit(&self) -> &str {
+        &self.unit
+    }
+
+    /// The exact value.
+    pub const fn value(&self) -> Decimal {
+        self.value
+    }
+
+    /// Whether the value is zero, however it is written.
+    pub const fn is_zero(&self) -> bool {
+        self.value.is_zero()
+    }
+}
+
+impl PartialEq for Amount {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value && self.unit == other.unit
+    }
+}
+
+impl Eq for Amount {}
+
+/// The only way from text to a decimal: `Decimal::from_str` would round silently.
+fn parse_exact(text: &str) -> Option<Decimal> {
+    let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
+        return Decimal::from_str_exact(text).ok();
+    };
+    let mantissa = Decimal::from_str_exact(mantissa).ok()?;
+    let exponent = i64::from_str(exponent).ok()?;
+    let scale = i64::from(mantissa.scale()) - exponent;
+    if scale >= 0 {
+        let scale = u32::try_from(scale).ok().filter(|&scale| scale <= 28)?;
+        return Decimal::try_from_i128_with_scale(mantissa.mantissa(), scale).ok();
+    }
+    let zeros = u32::try_from(-scale).ok()?;
+    let shifted = mantissa.mantissa().checked_mul(10_i128.checked_pow(zeros)?)?;
+    Decimal::try_from_i128_with_scale(shifted, 0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn amounts_are_exact_or_refused() {
+        for (text, plain) in [
+            ("0", Some("0")),
+            ("0.2672917174", Some("0.2672917174")),
+            ("-0.0000000289", Some("-0.0000000289")),
+            ("1.10", Some("1.10")),
+            ("1E-7", Some("0.0000001")),
+            ("2.5e+3", Some("2500")),
+            ("12345678901234567890.12345678", Some("12345678901234567890.12345678")),
+            ("0.12345678901234567890123456789012345", None),
+            ("1e400", None),
+            ("1e-29", None),
+            ("x.xx", None),
+            ("", None),
+            ("NaN", None),
+            ("1,5", None),
+        ] {
+            let parsed = Amount::parse(text.to_owned(), "USD".to_owned());
+            assert_eq!(parsed.ok().map(|a| a.value().to_string()).as_deref(), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn equality_is_by_value_and_unit() {
+        let amount = |text: &str, unit: &str| Amount::parse(text.to_owned(), unit.to_owned()).unwrap();
+        assert_eq!(amount("0", "USD"), amount("0.00", "USD"));
+        assert_eq!(amount("1.1", "USD"), amount("11e-1", "USD"));
+        assert_ne!(amount("1.1", "USD"), amount("1.1", "CNY"));
+        assert_ne!(amount("1.1", "USD"), amount("1.1000000001", "USD"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_of_ten_decimals_is_kept_to_the_digit(mantissa in -10_i64.pow(17)..10_i64.pow(17), scale in 0_u32..=10) {
+            let text = Decimal::new(mantissa, scale).to_string();
+            let amount = Amount::parse(text.clone(), "USD".to_owned()).unwrap();
+            prop_assert_eq!(amount.text(), &text);
+            prop_assert_eq!(amount.value().to_string(), text);
+        }
+    }
+}

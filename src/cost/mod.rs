@@ -1,0 +1,135 @@
+//! What AWS says something cost: periods, metrics, amounts, cost records and their keys.
+//!
+//! Nothing here does IO or reads a clock, and no amount ever passes through a float.
+
+mod amount;
+mod key;
+mod period;
+
+pub use amount::{Amount, AmountError};
+pub use key::{CostKey, Scope, query_digest, slug};
+pub use period::{Granularity, Period, PeriodError};
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+/// A cost metric of Cost Explorer: seven views of the same money, never to be added up.
+///
+/// Source: `GetCostAndUsage`, request member `Metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum CostMetric {
+    /// Upfront fees spread over the period they pay for.
+    AmortizedCost,
+    /// The average rate over the accounts of an organisation.
+    BlendedCost,
+    /// `AmortizedCost` after discounts.
+    NetAmortizedCost,
+    /// `UnblendedCost` after discounts.
+    NetUnblendedCost,
+    /// Usage in normalised instance units; not money.
+    NormalizedUsageAmount,
+    /// The charge as it stands on the bill of the account that caused it.
+    UnblendedCost,
+    /// Usage in its own unit, `N/A` where units mix; not money.
+    UsageQuantity,
+}
+
+impl CostMetric {
+    /// Every metric, in the order of their names, which is also the order of `Ord`.
+    pub const ALL: [Self; 7] = [
+        Self::AmortizedCost,
+        Self::BlendedCost,
+        Self::NetAmortizedCost,
+        Self::NetUnblendedCost,
+        Self::NormalizedUsageAmount,
+        Self::UnblendedCost,
+        Self::UsageQuantity,
+    ];
+
+    /// AWS's name, as in requests and answers: `UnblendedCost`.
+    pub const fn aws_name(self) -> &'static str {
+        match self {
+            Self::AmortizedCost => "AmortizedCost",
+            Self::BlendedCost => "BlendedCost",
+            Self::NetAmortizedCost => "NetAmortizedCost",
+            Self::NetUnblendedCost => "NetUnblendedCost",
+            Self::NormalizedUsageAmount => "NormalizedUsageAmount",
+            Self::UnblendedCost => "UnblendedCost",
+            Self::UsageQuantity => "UsageQuantity",
+        }
+    }
+
+    /// The member of an event's data: AWS's name in lower camel case, `unblendedCost`.
+    pub const fn member_name(self) -> &'static str {
+        match self {
+            Self::AmortizedCost => "amortizedCost",
+            Self::BlendedCost => "blendedCost",
+            Self::NetAmortizedCost => "netAmortizedCost",
+            Self::NetUnblendedCost => "netUnblendedCost",
+            Self::NormalizedUsageAmount => "normalizedUsageAmount",
+            Self::UnblendedCost => "unblendedCost",
+            Self::UsageQuantity => "usageQuantity",
+        }
+    }
+
+    /// The metric of AWS's name, `None` for any other text.
+    pub fn from_aws_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.aws_name() == name)
+    }
+}
+
+impl fmt::Display for CostMetric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.aws_name())
+    }
+}
+
+/// The second dimension costs are grouped by, beside `SERVICE`.
+///
+/// Its text is the configuration's: `LINKED_ACCOUNT`, `TAG:team`, `COST_CATEGORY:unit`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GroupBy {
+    /// A dimension of Cost Explorer, such as `LINKED_ACCOUNT` or `REGION`.
+    Dimension(String),
+    /// A cost allocation tag, by its key.
+    Tag(String),
+    /// A cost category, by its name.
+    CostCategory(String),
+}
+
+impl fmt::Display for GroupBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dimension(name) => f.write_str(name),
+            Self::Tag(key) => write!(f, "TAG:{key}"),
+            Self::CostCategory(name) => write!(f, "COST_CATEGORY:{name}"),
+        }
+    }
+}
+
+/// The figures of one cost record, ordered by metric, each metric at most once.
+pub type Amounts = SmallVec<[(CostMetric, Amount); 2]>;
+
+/// One Group of one `ResultByTime`: what one service cost in one period, as AWS states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CostRecord {
+    /// The period the figures are for.
+    pub period: Period,
+    /// AWS's display name of the service, such as `Amazon Relational Database Service`.
+    pub service: String,
+    /// The value of the second grouping, where there is one; empty for rows without that tag.
+    pub group: Option<String>,
+    /// One figure per configured metric.
+    pub amounts: Amounts,
+    /// AWS's flag: the month is still open.
+    pub estimated: bool,
+}
+
+impl CostRecord {
+    /// Whether every figure is zero. Two thirds of the rows of a real account are.
+    pub fn is_zero(&self) -> bool {
+        self.amounts.iter().all(|(_, amount)| amount.is_zero())
+    }
+}

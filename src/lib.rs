@@ -1,0 +1,6 @@
+//! AWS spend as a trustworthy event stream.
+
+pub mod clock;
+pub mod config;
+pub mod cost;
+pub mod poller;

@@ -1,0 +1,3 @@
+//! The binary `amazon-billing-source`.
+
+fn main() {}

@@ -1,0 +1,132 @@
+//! What was spent and what may still be: chargeable requests per UTC day and month.
+//!
+//! Pure counting. The figures live in each connection's state, so a restart forgets nothing.
+
+use jiff::{Timestamp, civil::Date, tz::Offset};
+use serde::{Deserialize, Serialize};
+
+use crate::config::BudgetConfig;
+
+/// Chargeable requests of one connection: answered pages, and requests whose outcome is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The UTC day of the newest request; `None` before the first.
+    pub day: Option<Date>,
+    /// Requests on that day.
+    pub today: u32,
+    /// Requests in that day's month.
+    pub month: u32,
+    /// Requests ever.
+    pub total: u64,
+}
+
+impl Spent {
+    /// Counts requests made at an instant.
+    pub fn add(&mut self, now: Timestamp, requests: u32) {
+        if requests == 0 {
+            return;
+        }
+        let (today, month) = self.at(now);
+        self.day = Some(utc_date(now));
+        self.today = today + requests;
+        self.month = month + requests;
+        self.total += u64::from(requests);
+    }
+
+    /// Takes back requests that were counted ahead and then not made.
+    pub fn take_back(&mut self, requests: u32) {
+        self.today = self.today.saturating_sub(requests);
+        self.month = self.month.saturating_sub(requests);
+        self.total = self.total.saturating_sub(u64::from(requests));
+    }
+
+    /// Requests so far on the day and in the month of an instant, UTC.
+    pub fn at(&self, now: Timestamp) -> (u32, u32) {
+        let now = utc_date(now);
+        match self.day {
+            Some(day) if day == now => (self.today, self.month),
+            Some(day) if day.first_of_month() == now.first_of_month() => (0, self.month),
+            _ => (0, 0),
+        }
+    }
+}
+
+/// How many requests may still be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowance {
+    /// No cap is configured.
+    Unlimited,
+    /// So many more on this day and in this month.
+    Requests(u32),
+}
+
+impl Allowance {
+    /// What the budget leaves at an instant, given what every connection spent.
+    pub fn left<'a>(
+        budget: BudgetConfig,
+        now: Timestamp,
+        spent: impl IntoIterator<Item = &'a Spent>,
+    ) -> Self {
+        let (mut day, mut month) = (0_u32, 0_u32);
+        for connection in spent {
+            let (d, m) = connection.at(now);
+            day += d;
+            month += m;
+        }
+        let caps = [(budget.requests_per_day, day), (budget.requests_per_month, month)];
+        caps.into_iter()
+            .filter_map(|(cap, spent)| cap.map(|cap| cap.saturating_sub(spent)))
+            .min()
+            .map_or(Self::Unlimited, Self::Requests)
+    }
+
+    /// Whether so many requests still fit.
+    pub const fn covers(self, requests: u32) -> bool {
+        match self {
+            Self::Unlimited => true,
+            Self::Requests(left) => requests <= left,
+        }
+    }
+}
+
+fn utc_date(instant: Timestamp) -> Date {
+    Offset::UTC.to_datetime(instant).date()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn days_and_months_are_counted_in_utc() {
+        let mut spent = Spent::default();
+        spent.add(at("2026-03-31T22:00:00Z"), 3);
+        spent.add(at("2026-03-31T23:59:59Z"), 1);
+        assert_eq!(spent.at(at("2026-03-31T23:59:59Z")), (4, 4));
+        assert_eq!(spent.at(at("2026-04-01T00:00:00Z")), (0, 0));
+        spent.add(at("2026-04-01T00:00:00Z"), 2);
+        assert_eq!(spent.at(at("2026-04-02T00:00:00Z")), (0, 2));
+        assert_eq!(spent.total, 6);
+        spent.take_back(1);
+        assert_eq!(spent.at(at("2026-04-01T05:00:00Z")), (1, 1));
+    }
+
+    #[test]
+    fn the_tighter_cap_holds_over_all_connections() {
+        let now = at("2026-04-02T00:00:00Z");
+        let mut a = Spent::default();
+        a.add(at("2026-04-01T00:00:00Z"), 5);
+        let mut b = Spent::default();
+        b.add(now, 2);
+        let budget = |day, month| BudgetConfig { requests_per_day: day, requests_per_month: month };
+        assert_eq!(Allowance::left(budget(None, None), now, [&a, &b]), Allowance::Unlimited);
+        assert_eq!(Allowance::left(budget(Some(4), None), now, [&a, &b]), Allowance::Requests(2));
+        assert_eq!(Allowance::left(budget(Some(4), Some(8)), now, [&a, &b]), Allowance::Requests(1));
+        assert_eq!(Allowance::left(budget(Some(1), None), now, [&a, &b]), Allowance::Requests(0));
+        assert!(Allowance::Requests(1).covers(1) && !Allowance::Requests(1).covers(2));
+    }
+}

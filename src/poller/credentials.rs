@@ -1,0 +1,1 @@
+//! From a connection's configuration to an AWS credentials provider.
