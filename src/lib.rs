@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod config;
 pub mod cost;
+pub mod dedup;
 pub mod poller;

@@ -128,6 +128,11 @@ pub struct CostRecord {
 }
 
 impl CostRecord {
+    /// The record's identity; its figures are no part of it.
+    pub fn key(&self) -> CostKey<'_> {
+        CostKey { period: self.period, service: &self.service, group: self.group.as_deref() }
+    }
+
     /// Whether every figure is zero. Two thirds of the rows of a real account are.
     pub fn is_zero(&self) -> bool {
         self.amounts.iter().all(|(_, amount)| amount.is_zero())

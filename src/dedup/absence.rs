@@ -1,0 +1,204 @@
+//! Absence: which published rows a complete answer no longer lists.
+//!
+//! Nothing is concluded from a failed, partial or empty answer, nor from a period without any row,
+//! nor from one answer alone: a row is retracted when two complete answers in a row lack it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{Ledger, MissingRow, RowId, Status};
+use crate::{
+    cost::{CostRecord, Period},
+    poller::Window,
+};
+
+/// Which rows and periods the pages of one window have listed so far.
+#[derive(Debug)]
+pub struct Sightings {
+    window: Window,
+    /// Rows known when the window began. Later ones were listed by this very answer.
+    known: usize,
+    /// One bit per row of the ledger.
+    seen: Vec<u64>,
+    periods: BTreeSet<Period>,
+    records: usize,
+    /// AWS's `Date` of the first page.
+    since: Option<Timestamp>,
+}
+
+/// What a complete answer says of the rows it does not list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Missing for the second time in a row: to be retracted.
+    pub gone: Vec<RowId>,
+    /// Missing for the first time, or with nothing to conclude: to be remembered.
+    pub missing: Vec<MissingRow>,
+}
+
+impl Sightings {
+    /// Nothing seen yet of a window, beside a ledger that has just been recovered.
+    pub fn new(window: Window, ledger: &Ledger) -> Self {
+        Self {
+            window,
+            known: ledger.len(),
+            seen: vec![0; ledger.len().div_ceil(64)],
+            periods: BTreeSet::new(),
+            records: 0,
+            since: None,
+        }
+    }
+
+    /// Notes what a page lists. To be called before the page's changes are applied to the ledger.
+    pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+        self.since.get_or_insert(observed_at);
+        self.records += records.len();
+        let mut last = None;
+        for record in records {
+            if last != Some(record.period) {
+                self.periods.insert(record.period);
+                last = Some(record.period);
+            }
+            if let Some(id) = ledger.find(&record.key()) {
+                self.mark(id);
+            }
+        }
+    }
+
+    /// How many records the answer listed.
+    pub const fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Judges the answer, complete now, beside the rows the answer before it lacked.
+    ///
+    /// | the row | other rows of its period | lacked before | verdict |
+    /// |---|---|---|---|
+    /// | listed, or removed already, or outside the window | | | nothing |
+    /// | published later than this answer was given | | | nothing |
+    /// | not listed | none | no | nothing |
+    /// | not listed | none | yes | still missing |
+    /// | not listed | some | no | missing |
+    /// | not listed | some | yes | gone |
+    pub fn judge(&self, ledger: &Ledger, missing_before: &[MissingRow]) -> Judgement {
+        let lacked: BTreeSet<u32> =
+            missing_before.iter().filter_map(|row| ledger.find(&row.key()?)).map(RowId::index).collect();
+        let mut judgement = Judgement::default();
+        for (id, row) in ledger.rows().take(self.known) {
+            if row.status() == Status::Removed || self.has_seen(id) || !row.within(&self.window) {
+                continue;
+            }
+            if self.since.is_none_or(|since| since < row.observed_at()) {
+                continue;
+            }
+            let key = row.key();
+            let concluded = self.periods.contains(&key.period);
+            let lacked = lacked.contains(&id.index());
+            match (concluded, lacked) {
+                (true, true) => judgement.gone.push(id),
+                (true, false) | (false, true) => judgement.missing.push(MissingRow::of(&key)),
+                (false, false) => {}
+            }
+        }
+        judgement
+    }
+
+    fn mark(&mut self, id: RowId) {
+        if let Some(word) = self.seen.get_mut(id.index() as usize / 64) {
+            *word |= 1 << (id.index() % 64);
+        }
+    }
+
+    fn has_seen(&self, id: RowId) -> bool {
+        self.seen.get(id.index() as usize / 64).is_some_and(|word| word & (1 << (id.index() % 64)) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cost::{Amount, CostMetric},
+        dedup::Statement,
+    };
+
+    const NOW: i64 = 1_772_000_000;
+
+    fn record(day: &str, service: &str) -> CostRecord {
+        let amount = Amount::parse("1".to_owned(), "USD".to_owned()).unwrap();
+        CostRecord {
+            period: Period::from_label(day).unwrap(),
+            service: service.to_owned(),
+            group: None,
+            amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
+            estimated: true,
+        }
+    }
+
+    fn publish(ledger: &mut Ledger, record: &CostRecord, status: Status, observed_at: i64) {
+        let revision = ledger.previous(&record.key()).map_or(0, |p| p.revision()) + 1;
+        let statement = Statement {
+            revision,
+            amounts: record.amounts.clone(),
+            estimated: true,
+            status,
+            observed_at: Timestamp::from_second(observed_at).unwrap(),
+        };
+        ledger.apply(&record.key(), &statement);
+    }
+
+    /// The truth table of `judge`, row by row.
+    #[test]
+    fn truth_table() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let gone = |service: &str| format!("gone {service}");
+        let missing = |service: &str| format!("missing {service}");
+        let cases: [(&str, &[&str], &str, Status, i64, bool, Vec<String>); 9] = [
+            // the row's day, what the answer lists that day, status, published at, lacked before
+            ("listed", &["A", "B"], "2026-02-03", Status::Live, 0, true, vec![]),
+            ("removed already", &["B"], "2026-02-03", Status::Removed, 0, true, vec![]),
+            ("outside the window", &["B"], "2026-01-31", Status::Live, 0, true, vec![]),
+            ("published later", &["B"], "2026-02-03", Status::Live, 1, true, vec![]),
+            ("no other rows", &[], "2026-02-03", Status::Live, 0, false, vec![]),
+            ("no other rows, lacked", &[], "2026-02-03", Status::Live, 0, true, vec![missing("A")]),
+            ("missing once", &["B"], "2026-02-03", Status::Live, 0, false, vec![missing("A")]),
+            ("missing twice", &["B"], "2026-02-03", Status::Live, 0, true, vec![gone("A")]),
+            ("the same second", &["B"], "2026-02-03", Status::Live, 0, true, vec![gone("A")]),
+        ];
+        for (name, listed, day, status, later, lacked, expected) in cases {
+            let mut ledger = Ledger::new();
+            let row = record(day, "A");
+            publish(&mut ledger, &row, status, NOW + later);
+            let before: Vec<_> = lacked.then(|| MissingRow::of(&row.key())).into_iter().collect();
+            let mut sightings = Sightings::new(window, &ledger);
+            let records: Vec<_> = listed.iter().map(|service| record(day, service)).collect();
+            let now = Timestamp::from_second(NOW).unwrap();
+            sightings.note(&ledger, &records, now);
+            // Rows this answer itself made known are never judged by it.
+            for record in &records {
+                publish(&mut ledger, record, Status::Live, NOW);
+            }
+            let judgement = sightings.judge(&ledger, &before);
+            let mut found: Vec<_> =
+                judgement.gone.iter().map(|id| gone(ledger.get(*id).key().service)).collect();
+            found.extend(judgement.missing.iter().map(|row| missing(&row.service)));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_page_concludes_nothing() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let mut ledger = Ledger::new();
+        publish(&mut ledger, &record("2026-02-03", "A"), Status::Live, NOW);
+        let sightings = Sightings::new(window, &ledger);
+        assert_eq!(sightings.judge(&ledger, &[]), Judgement::default());
+        assert_eq!(sightings.records(), 0);
+    }
+}

@@ -1,0 +1,158 @@
+//! Dedup: what is new, revised or gone, compared with what was last published.
+//!
+//! The key is the identity and the value is the revision. Everything here is pure: no IO, no clock.
+
+mod absence;
+mod change;
+mod connection_state;
+mod ledger;
+#[cfg(test)]
+mod model;
+
+pub use absence::{Judgement, Sightings};
+pub use change::{Change, ChangeKind, Statement, Status};
+pub use connection_state::{Claim, ConnectionState, MissingRow, PollState};
+pub use ledger::{Ledger, Published, RowId};
+
+use jiff::Timestamp;
+
+use crate::cost::CostRecord;
+
+/// What a cost record means beside what was last published of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Something to publish.
+    Changed(ChangeKind),
+    /// Nothing to publish: the same figures, unit and estimated flag.
+    Unchanged,
+    /// Nothing to publish: zero, and never anything else.
+    Zero,
+    /// Nothing to publish: the observation is older than the one published.
+    Stale,
+}
+
+impl Verdict {
+    /// The label in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Changed(kind) => kind.name(),
+            Self::Unchanged => "unchanged",
+            Self::Zero => "zero",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// Whether rows that are zero and were never anything else are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroRows {
+    /// `poll.publish_zero = true`.
+    Publish,
+    /// The default: two thirds of a real account's rows are zero for ever.
+    Skip,
+}
+
+/// Compares a cost record with what was last published of its key.
+///
+/// | last published | the record | verdict |
+/// |---|---|---|
+/// | nothing | all zero, zero rows are skipped | zero |
+/// | nothing | anything else | new |
+/// | something observed later | anything | stale |
+/// | removed | anything | revised |
+/// | live | a figure, unit or the estimated flag differs, or a metric was not stated | revised |
+/// | live | the same | unchanged |
+pub fn classify(
+    record: &CostRecord,
+    observed_at: Timestamp,
+    previous: Option<Published<'_>>,
+    zero_rows: ZeroRows,
+) -> Verdict {
+    let Some(previous) = previous else {
+        return if zero_rows == ZeroRows::Skip && record.is_zero() {
+            Verdict::Zero
+        } else {
+            Verdict::Changed(ChangeKind::New)
+        };
+    };
+    let live = previous.status() == Status::Live;
+    let same = live && previous.estimated() == record.estimated && previous.states(&record.amounts);
+    if same {
+        Verdict::Unchanged
+    } else if observed_at < previous.observed_at() {
+        Verdict::Stale
+    } else {
+        Verdict::Changed(ChangeKind::Revised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::{Amount, CostKey, CostMetric, Period};
+
+    fn record(amount: &str, estimated: bool) -> CostRecord {
+        let amount = Amount::parse(amount.to_owned(), "USD".to_owned()).unwrap();
+        CostRecord {
+            period: Period::from_label("2026-03-01").unwrap(),
+            service: "Tax".to_owned(),
+            group: None,
+            amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
+            estimated,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// The truth table of `classify`, row by row.
+    #[test]
+    fn truth_table() {
+        use ChangeKind::{New, Revised};
+        use Status::{Live, Removed};
+        use Verdict::{Changed, Stale, Unchanged, Zero};
+        let cases = [
+            // last published: amount, estimated, status; the record: amount, estimated; seconds later
+            (None, ("1", true), 0, Changed(New)),
+            (None, ("-0.0000000289", true), 0, Changed(New)),
+            (None, ("0.00", true), 0, Zero),
+            (Some(("1", true, Live)), ("1", true), 1, Unchanged),
+            (Some(("1", true, Live)), ("1.000", true), 1, Unchanged),
+            (Some(("1", true, Live)), ("1.0000000001", true), 1, Changed(Revised)),
+            (Some(("1", true, Live)), ("0", true), 1, Changed(Revised)),
+            (Some(("1", true, Live)), ("1", false), 1, Changed(Revised)),
+            // The same second is not before.
+            (Some(("1", true, Live)), ("2", true), 0, Changed(Revised)),
+            (Some(("1", true, Live)), ("2", true), -1, Stale),
+            (Some(("1", true, Live)), ("1", true), -1, Unchanged),
+            (Some(("0", true, Removed)), ("5", true), 1, Changed(Revised)),
+            (Some(("0", true, Removed)), ("0", true), 1, Changed(Revised)),
+            (Some(("0", true, Removed)), ("5", true), -1, Stale),
+        ];
+        for (previous, (amount, estimated), later, expected) in cases {
+            let mut ledger = Ledger::new();
+            let record = record(amount, estimated);
+            if let Some((amount, estimated, status)) = previous {
+                let stated = self::record(amount, estimated);
+                let key = CostKey { period: stated.period, service: &stated.service, group: None };
+                let statement = Statement {
+                    revision: 1,
+                    amounts: stated.amounts.clone(),
+                    estimated,
+                    status,
+                    observed_at: at(1000),
+                };
+                ledger.apply(&key, &statement);
+            }
+            let verdict = classify(&record, at(1000 + later), ledger.previous(&record.key()), ZeroRows::Skip);
+            assert_eq!(verdict, expected, "{previous:?} {amount} {estimated} {later}");
+        }
+    }
+
+    #[test]
+    fn zero_rows_can_be_published() {
+        let verdict = classify(&record("0", true), at(0), None, ZeroRows::Publish);
+        assert_eq!(verdict, Verdict::Changed(ChangeKind::New));
+    }
+}
