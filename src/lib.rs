@@ -4,4 +4,5 @@ pub mod clock;
 pub mod config;
 pub mod cost;
 pub mod dedup;
+pub mod event;
 pub mod poller;

@@ -6,8 +6,6 @@ mod absence;
 mod change;
 mod connection_state;
 mod ledger;
-#[cfg(test)]
-mod model;
 
 pub use absence::{Judgement, Sightings};
 pub use change::{Change, ChangeKind, Statement, Status};

@@ -1,0 +1,250 @@
+//! Events: what a change looks like to the world, as a CloudEvent.
+//!
+//! The shape is a promise to consumers: attributes, members and the recipe of the id change only
+//! with a new version of the schema. Nothing here does IO or reads a clock.
+
+mod validate;
+mod wire;
+
+pub use cloudevents::Event;
+pub use validate::{Violation, is_unencoded, validate};
+pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
+
+use std::collections::BTreeMap;
+
+use chrono::DateTime;
+use cloudevents::{EventBuilder as _, EventBuilderV10};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use url::Url;
+use uuid::{Uuid, uuid};
+
+use crate::{
+    cost::{Amounts, Granularity, Scope},
+    dedup::{Change, ChangeKind},
+};
+
+/// The namespace of event ids: UUIDv5 of `https://amazon-billing-source.github.io/events` in the URL
+/// namespace.
+const ID_NAMESPACE: Uuid = uuid!("acd09bd5-ddc1-5a78-b8cc-9fd5362b1d5c");
+
+/// Where the schemas of the event types are named; the version grows with the shape of `data`.
+const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
+const SCHEMA_VERSION: &str = "1.0.0";
+
+/// Builds the events of one scope.
+#[derive(Clone, Debug)]
+pub struct EventFactory {
+    scope: Scope,
+    types: [String; 2],
+    schemas: [Url; 2],
+}
+
+impl EventFactory {
+    /// The events of a scope, typed `<type_prefix>.daily` and `<type_prefix>.hourly`.
+    pub fn new(scope: Scope, type_prefix: &str) -> Self {
+        Self {
+            scope,
+            types: Granularity::ALL.map(|granularity| format!("{type_prefix}.{granularity}")),
+            schemas: Granularity::ALL.map(schema_url),
+        }
+    }
+
+    /// The scope the events belong to.
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The event that states a change. `group_names`: what AWS calls the group values.
+    pub fn event(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
+        let granularity = change.key.period.granularity() as usize;
+        EventBuilderV10::new()
+            .id(self.id(change).to_string())
+            .source(&*self.scope.source)
+            .ty(&*self.types[granularity])
+            .subject(change.key.subject())
+            .time(chrono_time(change.observed_at))
+            .data_with_schema(
+                "application/json",
+                self.schemas[granularity].clone(),
+                self.data(change, group_names),
+            )
+            .extension("partitionkey", change.key.partition_key(&self.scope))
+            .extension("revision", i64::from(change.revision))
+            .extension("change", change.kind.name())
+            .build()
+            .expect("every required attribute is set and every value was checked with the configuration")
+    }
+
+    /// UUIDv5 over source, key, revision and content, as the JSON array
+    /// `[source, account segment, granularity, period, service, group by, group, revision,
+    /// [[metric, normalised amount, unit], ...], estimated, removed]`: the same on every host.
+    pub fn id(&self, change: &Change<'_>) -> Uuid {
+        let content: Vec<_> = change
+            .amounts
+            .iter()
+            .map(|(metric, amount)| {
+                (metric.aws_name(), amount.value().normalize().to_string(), amount.unit())
+            })
+            .collect();
+        let name = serde_json::to_vec(&(
+            &self.scope.source,
+            self.scope.segment(),
+            change.key.period.granularity().name(),
+            change.key.period.label(),
+            change.key.service,
+            self.scope.group_by.as_ref().map(ToString::to_string),
+            change.key.group,
+            change.revision,
+            content,
+            change.estimated,
+            change.kind == ChangeKind::Removed,
+        ))
+        .expect("strings and numbers are plain data");
+        Uuid::new_v5(&ID_NAMESPACE, &name)
+    }
+
+    fn data(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Value {
+        let period = change.key.period;
+        let mut data = Map::with_capacity(12);
+        data.insert("date".to_owned(), period.aws_start().into());
+        data.insert("service".to_owned(), change.key.service.into());
+        insert_amounts(&mut data, &change.amounts);
+        data.insert("granularity".to_owned(), period.granularity().aws_name().into());
+        data.insert("periodStart".to_owned(), period.start().to_string().into());
+        data.insert("periodEnd".to_owned(), period.end().to_string().into());
+        data.insert("accountId".to_owned(), (*self.scope.account).into());
+        data.insert("estimated".to_owned(), change.estimated.into());
+        if let (Some(group_by), Some(group)) = (&self.scope.group_by, change.key.group) {
+            let group_by = group_by.to_string();
+            if let Some(name) = group_names.get(group) {
+                data.insert("groups".to_owned(), json!({ &*group_by: group }));
+                data.insert("groupNames".to_owned(), json!({ group_by: name }));
+            } else {
+                data.insert("groups".to_owned(), json!({ group_by: group }));
+            }
+        }
+        if let Some((amounts, estimated)) = &change.previous {
+            let mut previous = Map::with_capacity(amounts.len() + 1);
+            insert_amounts(&mut previous, amounts);
+            previous.insert("estimated".to_owned(), (*estimated).into());
+            data.insert("previous".to_owned(), previous.into());
+        }
+        data.into()
+    }
+}
+
+/// The schema an event of this granularity names in `dataschema`, whatever the type prefix.
+pub fn schema_url(granularity: Granularity) -> Url {
+    Url::parse(&format!("{SCHEMA_BASE}/amazon.billing.{granularity}/{SCHEMA_VERSION}.json"))
+        .expect("a constant")
+}
+
+fn insert_amounts(data: &mut Map<String, Value>, amounts: &Amounts) {
+    for (metric, amount) in amounts {
+        let mut figure = Map::with_capacity(2);
+        figure.insert("amount".to_owned(), amount.text().into());
+        figure.insert("unit".to_owned(), amount.unit().into());
+        data.insert(metric.member_name().to_owned(), figure.into());
+    }
+}
+
+fn chrono_time(instant: Timestamp) -> DateTime<chrono::Utc> {
+    DateTime::from_timestamp(instant.as_second(), 0).expect("both hold the years -9999 to 9999")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::borrow::Cow;
+
+    use cloudevents::AttributesReader as _;
+
+    use super::*;
+    use crate::cost::{Amount, CostKey, CostMetric, GroupBy, Period};
+
+    pub(crate) fn scope() -> Scope {
+        Scope {
+            source: "cloud.amazon.billing".to_owned(),
+            account: "111122223333".to_owned(),
+            group_by: None,
+            filter: None,
+        }
+    }
+
+    pub(crate) fn amounts(text: &str) -> Amounts {
+        [CostMetric::AmortizedCost, CostMetric::UnblendedCost]
+            .into_iter()
+            .map(|metric| (metric, Amount::parse(text.to_owned(), "USD".to_owned()).unwrap()))
+            .collect()
+    }
+
+    pub(crate) fn change(label: &'static str, service: &'static str) -> Change<'static> {
+        Change {
+            key: CostKey { period: Period::from_label(label).unwrap(), service, group: None },
+            kind: ChangeKind::Revised,
+            revision: 2,
+            amounts: Cow::Owned(amounts("0.2672917174")),
+            estimated: true,
+            observed_at: "2023-01-28T06:11:10Z".parse().unwrap(),
+            previous: Some((amounts("0.21"), true)),
+        }
+    }
+
+    /// The event of the documentation, to the letter but for its id's namespace.
+    #[test]
+    fn an_event_has_the_documented_shape() {
+        let factory = EventFactory::new(scope(), "amazon.billing");
+        let event =
+            factory.event(&change("2023-01-27", "Amazon Relational Database Service"), &BTreeMap::new());
+        let json = String::from_utf8(structured_json(event).unwrap()).unwrap();
+        insta::assert_snapshot!(json, @r#"{"specversion":"1.0","id":"f10cd2ac-f985-5fd4-a739-21f3a3054650","source":"cloud.amazon.billing","type":"amazon.billing.daily","subject":"2023-01-27/amazon-relational-database-service","time":"2023-01-28T06:11:10Z","datacontenttype":"application/json","dataschema":"https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json","change":"revised","partitionkey":"111122223333/daily/2023-01-27/amazon-relational-database-service","revision":2,"data":{"date":"2023-01-27","service":"Amazon Relational Database Service","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"DAILY","periodStart":"2023-01-27T00:00:00Z","periodEnd":"2023-01-28T00:00:00Z","accountId":"111122223333","estimated":true,"previous":{"amortizedCost":{"amount":"0.21","unit":"USD"},"unblendedCost":{"amount":"0.21","unit":"USD"},"estimated":true}}}"#);
+    }
+
+    #[test]
+    fn an_hourly_event_with_a_named_group() {
+        let mut scope = scope();
+        scope.group_by = Some(GroupBy::Dimension("LINKED_ACCOUNT".to_owned()));
+        let factory = EventFactory::new(scope, "acme.cost");
+        let mut change = change("2023-01-27T13", "AWS Lambda");
+        change.key.group = Some("444455556666");
+        change.kind = ChangeKind::New;
+        change.previous = None;
+        change.revision = 1;
+        let names = BTreeMap::from([("444455556666".to_owned(), "payments".to_owned())]);
+        let event = factory.event(&change, &names);
+        assert_eq!(event.ty(), "acme.cost.hourly");
+        let json = String::from_utf8(structured_json(event).unwrap()).unwrap();
+        insta::assert_snapshot!(json, @r#"{"specversion":"1.0","id":"308d991f-3ec8-5ea0-b670-250d8f48b636","source":"cloud.amazon.billing","type":"acme.cost.hourly","subject":"2023-01-27T13/aws-lambda-37e22690b3/444455556666-8aeee14dfb","time":"2023-01-28T06:11:10Z","datacontenttype":"application/json","dataschema":"https://amazon-billing-source.github.io/schemas/amazon.billing.hourly/1.0.0.json","change":"new","partitionkey":"111122223333/hourly/2023-01-27T13/aws-lambda-37e22690b3/444455556666-8aeee14dfb","revision":1,"data":{"date":"2023-01-27T13:00:00Z","service":"AWS Lambda","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"HOURLY","periodStart":"2023-01-27T13:00:00Z","periodEnd":"2023-01-27T14:00:00Z","accountId":"111122223333","estimated":true,"groups":{"LINKED_ACCOUNT":"444455556666"},"groupNames":{"LINKED_ACCOUNT":"payments"}}}"#);
+    }
+
+    #[test]
+    fn ids_follow_source_key_revision_and_content_and_nothing_else() {
+        let factory = EventFactory::new(scope(), "amazon.billing");
+        let base = change("2023-01-27", "Tax");
+        let id = factory.id(&base);
+        // The same content: written otherwise, observed at another time, after another figure.
+        let mut same = base.clone();
+        same.amounts = Cow::Owned(amounts("0.26729171740"));
+        same.observed_at = "2024-01-01T00:00:00Z".parse().unwrap();
+        same.previous = None;
+        assert_eq!(factory.id(&same), id);
+        let mut ids = vec![id];
+        ids.push(factory.id(&Change { revision: 3, ..base.clone() }));
+        ids.push(factory.id(&Change { estimated: false, ..base.clone() }));
+        ids.push(factory.id(&Change { amounts: Cow::Owned(amounts("0.3")), ..base.clone() }));
+        ids.push(factory.id(&Change { kind: ChangeKind::Removed, ..base.clone() }));
+        ids.push(factory.id(&change("2023-01-28", "Tax")));
+        ids.push(factory.id(&change("2023-01-27T00", "Tax")));
+        ids.push(factory.id(&change("2023-01-27", "TAX")));
+        let other = Scope { source: "other".to_owned(), ..scope() };
+        ids.push(EventFactory::new(other, "amazon.billing").id(&base));
+        let other = Scope { filter: Some("{}".to_owned()), ..scope() };
+        ids.push(EventFactory::new(other, "amazon.billing").id(&base));
+        let count = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+        // Pinned: a released id never changes.
+        assert_eq!(id.to_string(), "4aff99f4-851a-57ad-99b1-aaef1ce1efc4");
+    }
+}
