@@ -6,3 +6,4 @@ pub mod cost;
 pub mod dedup;
 pub mod event;
 pub mod poller;
+pub mod transport;

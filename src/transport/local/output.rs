@@ -1,0 +1,211 @@
+//! The output: JSON lines to a file that never gets an event twice, or to a stream such as stdout.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::store::{Pending, Store};
+use crate::transport::{TransportError, TransportErrorKind as Kind};
+
+/// How every line of ours begins.
+const LINE_START: &str = "{\"specversion\":";
+
+/// Where lines go.
+pub(super) enum Output {
+    /// Cannot be asked what it already took.
+    Stream { name: &'static str, writer: Box<dyn Write + Send> },
+    /// Can.
+    File(LogFile),
+}
+
+/// An open file of JSON lines.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    /// As in the state: absolute, so that another working folder is no other file.
+    name: String,
+    file: File,
+    /// The length up to which the file holds whole events of ours.
+    end: u64,
+    /// Ids past the position the state knows of: written before a crash, not to be written again.
+    written: HashSet<String>,
+}
+
+impl Output {
+    pub(super) fn stdout() -> Self {
+        Self::Stream { name: "stdout", writer: Box::new(io::stdout()) }
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Stream { name, .. } => (*name).to_owned(),
+            Self::File(log) => log.path.display().to_string(),
+        }
+    }
+
+    /// Writes out the outbox and proves it: a file is synced and its new length noted with the
+    /// deletion from the outbox. On an error the outbox stays, for the next attempt.
+    pub(super) fn drain(&mut self, store: &mut Store) -> Result<(), TransportError> {
+        let pending = store.outbox()?;
+        let Some(last) = pending.last().map(|event| event.number) else { return Ok(()) };
+        self.write(&pending).map_err(|e| self.failed("write to", &e))?;
+        match self {
+            Self::Stream { .. } => store.written(last, None),
+            Self::File(log) => {
+                store.written(last, Some((&log.name, log.end)))?;
+                log.written.clear();
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, pending: &[Pending]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(pending.iter().map(|event| event.line.len() + 1).sum());
+        for event in pending {
+            if matches!(self, Self::File(log) if log.written.contains(&event.id)) {
+                continue;
+            }
+            bytes.extend_from_slice(&event.line);
+            bytes.push(b'\n');
+        }
+        match self {
+            Self::Stream { writer, .. } => {
+                writer.write_all(&bytes)?;
+                writer.flush()
+            }
+            Self::File(log) => {
+                // Past what is proven there may be half a line of an attempt that failed.
+                log.file.set_len(log.end)?;
+                log.file.seek(SeekFrom::Start(log.end))?;
+                log.file.write_all(&bytes)?;
+                log.file.sync_data()?;
+                log.end += bytes.len() as u64;
+                log.written.extend(pending.iter().map(|event| event.id.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, verb: &str, error: &io::Error) -> TransportError {
+        let message = format!("could not {verb} `{}`: {error}", self.name());
+        TransportError::new(Kind::Unavailable, message).with_hint(match error.kind() {
+            io::ErrorKind::BrokenPipe => "the reader has gone; nothing is lost, the next start writes it out",
+            io::ErrorKind::StorageFull => "the disk is full; nothing is lost, the next start writes it out",
+            _ => "nothing is lost, the next start writes it out; see `local.output`",
+        })
+    }
+}
+
+impl LogFile {
+    /// Opens or creates the file and brings it in order: a torn last line of ours is cut, and what
+    /// a crash left past the noted position is known from then on. Whatever is not ours is refused.
+    pub(super) fn open(path: &Path, store: &Store) -> Result<Self, TransportError> {
+        let error = |e: io::Error| {
+            let message = format!("could not open the output `{}`: {e}", path.display());
+            TransportError::new(Kind::Unavailable, message)
+                .with_hint("the folder must exist and be writable for this user; see `local.output`")
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("the output `{}` is in use by another process", path.display());
+                return Err(TransportError::new(Kind::InUse, message)
+                    .with_hint("stop that one first, or give this one a `local.output` of its own"));
+            }
+            Err(TryLockError::Error(e)) => return Err(error(e)),
+        }
+        let name = std::path::absolute(path).map_err(error)?.to_string_lossy().into_owned();
+        let length = file.metadata().map_err(error)?.len();
+        let noted = store.position(&name)?;
+        if noted.is_none() && length > 0 && store.is_new()? {
+            return Err(events_without_state(path));
+        }
+        let start = match noted {
+            Some(position) if position <= length => position,
+            Some(position) => {
+                tracing::warn!(path = %path.display(), position, length, "the output is shorter than it was: rotated, or cut by somebody else");
+                0
+            }
+            None => 0,
+        };
+        let mut log = Self { path: path.to_owned(), name, file, end: start, written: HashSet::new() };
+        log.scan(start).map_err(error)??;
+        if log.end < length {
+            tracing::warn!(path = %path.display(), bytes = length - log.end, "cut a torn last line");
+            log.file.set_len(log.end).map_err(error)?;
+            log.file.sync_data().map_err(error)?;
+        }
+        if noted.is_none() {
+            store.set_position(&log.name, log.end)?;
+        }
+        Ok(log)
+    }
+
+    /// Reads the lines from a position on, which must be events; the last one may be torn.
+    fn scan(&mut self, start: u64) -> io::Result<Result<(), TransportError>> {
+        #[derive(Deserialize)]
+        struct Line {
+            id: String,
+        }
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut reader = BufReader::new(&self.file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line)?;
+            if read == 0 {
+                return Ok(Ok(()));
+            }
+            if line.last() == Some(&b'\n') {
+                match serde_json::from_slice::<Line>(&line) {
+                    Ok(event) if line.starts_with(LINE_START.as_bytes()) => {
+                        self.written.insert(event.id);
+                        self.end += read as u64;
+                    }
+                    _ => return Ok(Err(self.foreign())),
+                }
+            } else if is_torn(&line) {
+                return Ok(Ok(()));
+            } else {
+                return Ok(Err(self.foreign()));
+            }
+        }
+    }
+
+    fn foreign(&self) -> TransportError {
+        let message = format!(
+            "the output `{}` has a line after byte {} that is no event",
+            self.path.display(),
+            self.end
+        );
+        TransportError::new(Kind::Foreign, message)
+            .with_hint("it was left as it is; point `local.output` to a file of its own")
+    }
+}
+
+/// Half a line of ours, or the zeros a file system leaves after a power cut.
+fn is_torn(tail: &[u8]) -> bool {
+    let start = LINE_START.as_bytes();
+    tail.iter().all(|byte| *byte == 0) || start.starts_with(tail) || tail.starts_with(start)
+}
+
+fn events_without_state(path: &Path) -> TransportError {
+    let message = format!("the output `{}` is not empty, but the state is new", path.display());
+    TransportError::new(Kind::StateMissing, message).with_hint(
+        "it was left as it is: publishing again would repeat every event; restore the state file that \
+         belongs to it, or move the output away to begin anew",
+    )
+}

@@ -1,0 +1,183 @@
+//! The transport: where events go and where the state lives, behind one contract.
+//!
+//! State and events move together, never halfway. The contract names no broker; each transport
+//! keeps it with what its own system gives: a transaction, a compare-and-set, a file.
+
+pub mod local;
+mod state_record;
+
+pub use state_record::{RecordError, StateRecord};
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    dedup::{Change, ConnectionState, Ledger},
+    event::{Event, EventFactory},
+};
+
+/// What every transport does.
+///
+/// The order of a cycle is always recover, ask AWS, classify, publish. A transport is shared by all
+/// connections; each call is about one scope, and a scope is never used by two calls at once.
+pub trait Transport: Send + Sync + 'static {
+    /// Brings the ledger to the proven end of the scope's log and returns the connection's own
+    /// state. Fences rivals where the broker can; completes what a crash left half done. After the
+    /// first time it is incremental: it starts at [`Ledger::recovered_to`].
+    ///
+    /// # Errors
+    /// `Unavailable`, `Regressed`, `StateMissing`, `LayoutChanged`, `Foreign`.
+    fn recover(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+    ) -> impl Future<Output = Result<ConnectionState, TransportError>> + Send;
+
+    /// Makes a batch durable: events, the state of their keys, and the connection's state move
+    /// together. A batch without events writes the connection's state alone: a claim, a count.
+    /// Returns one delivery per event, in order.
+    ///
+    /// # Errors
+    /// `Unavailable`: nothing was stored. `Conflict`: another writer was here, recover. `Unknown`:
+    /// perhaps stored, recover and look. `Rejected`: refused as a whole.
+    fn publish(&self, batch: Batch) -> impl Future<Output = Result<Vec<Delivery>, TransportError>> + Send;
+
+    /// The state of every connection in the log, by scope: for the budget, which is common to all.
+    ///
+    /// # Errors
+    /// As [`Transport::recover`].
+    fn connections(
+        &self,
+    ) -> impl Future<Output = Result<Vec<(String, ConnectionState)>, TransportError>> + Send;
+
+    /// Reaches the output and proves what can be proven without publishing; a sentence per fact.
+    ///
+    /// # Errors
+    /// The first thing that would keep `run` from working.
+    fn check(&self) -> impl Future<Output = Result<Vec<String>, TransportError>> + Send;
+
+    /// Lets go of everything held. Nothing is pending when it is called.
+    ///
+    /// # Errors
+    /// When the last write cannot be proven.
+    fn close(&self) -> impl Future<Output = Result<(), TransportError>> + Send;
+
+    /// For metrics and logs: `local`.
+    fn name(&self) -> &'static str;
+}
+
+/// What is published at once: all of it moves together where the system has transactions.
+#[derive(Debug)]
+pub struct Batch {
+    /// The scope's id.
+    pub scope: String,
+    /// Events with the state of their keys, in the order of publication.
+    pub events: Vec<Outgoing>,
+    /// The connection's own state from then on.
+    pub connection: ConnectionState,
+}
+
+/// One event and the state its key has once it is stored.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The event; each transport encodes it for its binding and mode.
+    pub event: Event,
+    /// The key's state.
+    pub record: StateRecord,
+}
+
+impl Outgoing {
+    /// The event of a change, and the state its key has then.
+    pub fn of(factory: &EventFactory, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Self {
+        Self {
+            event: factory.event(change, group_names),
+            record: StateRecord {
+                period: change.key.period,
+                service: change.key.service.to_owned(),
+                group: change.key.group.map(str::to_owned),
+                statement: change.statement(),
+                event_id: factory.id(change),
+            },
+        }
+    }
+}
+
+/// What became of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Stored durably, at this place of the log: an outbox number, an offset, a sequence.
+    Stored(u64),
+    /// Refused alone, for ever: too large. It is counted and reported, never skipped silently.
+    Rejected(String),
+}
+
+/// The policy branches on this and never on text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransportErrorKind {
+    /// Cannot be reached, or cannot write now; nothing was stored.
+    Unavailable,
+    /// Another writer was here: drop the batch, recover, classify again.
+    Conflict,
+    /// No telling whether it was stored: never resend blindly, recover and look.
+    Unknown,
+    /// Refused: not authorised, no topic.
+    Rejected,
+    /// The log went backwards: drop the ledger, reload.
+    Regressed,
+    /// Events without the state that belongs to them.
+    StateMissing,
+    /// The state was laid out for another configuration.
+    LayoutChanged,
+    /// The state is another program's, or a newer version's.
+    Foreign,
+    /// Another process uses the state.
+    InUse,
+}
+
+impl TransportErrorKind {
+    /// The label in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Conflict => "conflict",
+            Self::Unknown => "unknown",
+            Self::Rejected => "rejected",
+            Self::Regressed => "regressed",
+            Self::StateMissing => "state_missing",
+            Self::LayoutChanged => "layout_changed",
+            Self::Foreign => "foreign",
+            Self::InUse => "in_use",
+        }
+    }
+}
+
+/// Why a transport could not do what it was asked.
+#[derive(Debug)]
+pub struct TransportError {
+    /// For the policy.
+    pub kind: TransportErrorKind,
+    /// What was attempted, on what, and what came of it: lower case, no final stop.
+    pub message: String,
+    /// What to do, where something can be done.
+    pub hint: Option<String>,
+}
+
+impl TransportError {
+    /// An error with no hint.
+    pub fn new(kind: TransportErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same error with what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for TransportError {}

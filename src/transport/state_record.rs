@@ -1,0 +1,171 @@
+//! The versioned record of one key's state, as every transport stores it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    cost::{Amount, CostKey, CostMetric, Period},
+    dedup::{Statement, Status},
+};
+
+/// The version this program writes and the newest it reads.
+const VERSION: u32 = 1;
+
+/// What the newest event of a key stated: enough to go on from, and to name the row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRecord {
+    /// The period of the key.
+    pub period: Period,
+    /// AWS's display name of the service.
+    pub service: String,
+    /// The second group's value.
+    pub group: Option<String>,
+    /// The state.
+    pub statement: Statement,
+    /// The newest event's id.
+    pub event_id: Uuid,
+}
+
+/// A record this version cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Written by a later version.
+    #[error("the state record has version {0}, this program reads up to {VERSION}")]
+    Newer(u32),
+    /// Not a state record.
+    #[error("not a state record: {0}")]
+    Malformed(String),
+}
+
+/// As stored: JSON with short stable names.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored {
+    version: u32,
+    period: String,
+    service: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    group: Option<String>,
+    revision: u32,
+    /// `[["UnblendedCost", "0.21", "USD"], ...]`.
+    amounts: Vec<(String, String, String)>,
+    estimated: bool,
+    status: String,
+    observed_at: Timestamp,
+    event_id: Uuid,
+}
+
+impl StateRecord {
+    /// The record's key.
+    pub fn key(&self) -> CostKey<'_> {
+        CostKey { period: self.period, service: &self.service, group: self.group.as_deref() }
+    }
+
+    /// As stored.
+    pub fn to_json(&self) -> String {
+        let statement = &self.statement;
+        let stored = Stored {
+            version: VERSION,
+            period: self.period.label(),
+            service: self.service.clone(),
+            group: self.group.clone(),
+            revision: statement.revision,
+            amounts: statement
+                .amounts
+                .iter()
+                .map(|(metric, amount)| {
+                    (metric.aws_name().to_owned(), amount.text().to_owned(), amount.unit().to_owned())
+                })
+                .collect(),
+            estimated: statement.estimated,
+            status: statement.status.name().to_owned(),
+            observed_at: statement.observed_at,
+            event_id: self.event_id,
+        };
+        serde_json::to_string(&stored).expect("plain data")
+    }
+
+    /// Reads what [`StateRecord::to_json`] wrote.
+    ///
+    /// # Errors
+    /// When it was written by a newer version, or is something else.
+    pub fn from_json(json: &str) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let malformed = |error: &dyn std::fmt::Display| RecordError::Malformed(error.to_string());
+        let Versioned { version } = serde_json::from_str(json).map_err(|e| malformed(&e))?;
+        if version > VERSION {
+            return Err(RecordError::Newer(version));
+        }
+        let stored: Stored = serde_json::from_str(json).map_err(|e| malformed(&e))?;
+        let amounts = stored
+            .amounts
+            .into_iter()
+            .map(|(metric, text, unit)| {
+                let metric = CostMetric::from_aws_name(&metric)
+                    .ok_or_else(|| malformed(&format!("no metric `{metric}`")))?;
+                Ok((metric, Amount::parse(text, unit).map_err(|e| malformed(&e))?))
+            })
+            .collect::<Result<_, RecordError>>()?;
+        let status = match &*stored.status {
+            "live" => Status::Live,
+            "removed" => Status::Removed,
+            other => return Err(malformed(&format!("no status `{other}`"))),
+        };
+        Ok(Self {
+            period: Period::from_label(&stored.period)
+                .ok_or_else(|| malformed(&format!("no period `{}`", stored.period)))?,
+            service: stored.service,
+            group: stored.group,
+            statement: Statement {
+                revision: stored.revision,
+                amounts,
+                estimated: stored.estimated,
+                status,
+                observed_at: stored.observed_at,
+            },
+            event_id: stored.event_id,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> StateRecord {
+        StateRecord {
+            period: Period::from_label("2026-03-01T05").unwrap(),
+            service: "EC2 - Other".to_owned(),
+            group: Some(String::new()),
+            statement: Statement {
+                revision: 7,
+                amounts: crate::event::tests::amounts("-0.0000000289"),
+                estimated: false,
+                status: Status::Removed,
+                observed_at: "2026-03-02T00:00:01Z".parse().unwrap(),
+            },
+            event_id: Uuid::nil(),
+        }
+    }
+
+    /// Pinned: what is stored today is read by every later version.
+    #[test]
+    fn a_record_has_the_documented_form_and_reads_back() {
+        let json = record().to_json();
+        insta::assert_snapshot!(json, @r#"{"version":1,"period":"2026-03-01T05","service":"EC2 - Other","group":"","revision":7,"amounts":[["AmortizedCost","-0.0000000289","USD"],["UnblendedCost","-0.0000000289","USD"]],"estimated":false,"status":"removed","observedAt":"2026-03-02T00:00:01Z","eventId":"00000000-0000-0000-0000-000000000000"}"#);
+        assert_eq!(StateRecord::from_json(&json), Ok(record()));
+    }
+
+    #[test]
+    fn newer_and_foreign_records_are_told_apart() {
+        let newer = record().to_json().replace(r#""version":1"#, r#""version":2"#);
+        assert_eq!(StateRecord::from_json(&newer), Err(RecordError::Newer(2)));
+        for foreign in ["", "hello", "{}", r#"{"version":1}"#] {
+            assert!(matches!(StateRecord::from_json(foreign), Err(RecordError::Malformed(_))), "{foreign}");
+        }
+    }
+}
