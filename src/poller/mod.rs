@@ -3,12 +3,21 @@
 //! It knows nothing of what was published before; that is the ledger's business.
 
 mod budget;
+mod charges;
+mod classify;
 mod cost_explorer;
 mod credentials;
 mod error;
+mod hints;
+mod page;
+mod query;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use budget::{Allowance, Spent};
-pub use cost_explorer::{CostExplorer, Page, http_client};
+pub use charges::RequestCounts;
+pub use cost_explorer::{CostExplorer, http_client};
 pub use error::{FetchError, FetchErrorKind};
+pub use page::{Page, PageGuard};
 pub use window::Window;

@@ -1,0 +1,182 @@
+//! One page of an answer, as cost records, and the guard against a list of pages that never ends.
+//!
+//! Strings are moved out of the answer, not copied. Whatever does not fit is an error that names
+//! the row: nothing is skipped.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use aws_sdk_costexplorer::{
+    operation::get_cost_and_usage::GetCostAndUsageOutput,
+    types::{DimensionValuesWithAttributes, Group, MetricValue},
+};
+use jiff::Timestamp;
+
+use super::{FetchError, FetchErrorKind, Window, query::Query};
+use crate::cost::{Amount, Amounts, CostMetric, CostRecord, Period};
+
+/// One page of one window's answer.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Every Group of every `ResultByTime` of the page.
+    pub records: Vec<CostRecord>,
+    /// Names AWS gives to group values (`DimensionValueAttributes`, `description`).
+    pub group_names: BTreeMap<String, String>,
+    /// AWS's `Date` for this page, whole seconds. Where an answer has none that can be read, the
+    /// clock's time when the answer had arrived.
+    pub observed_at: Timestamp,
+    /// Where the next page is; `None` on the last.
+    pub next: Option<String>,
+}
+
+/// Converts an answer. A `ResultByTime` without groups is no data, and no record.
+pub(super) fn into_page(
+    output: GetCostAndUsageOutput,
+    window: &Window,
+    query: &Query,
+    observed_at: Timestamp,
+) -> Result<Page, Malformed> {
+    let results = output.results_by_time.unwrap_or_default();
+    let rows = results.iter().map(|result| result.groups().len()).sum();
+    let mut records = Vec::with_capacity(rows);
+    for result in results {
+        let time = result.time_period.ok_or_else(|| Malformed("a result has no `TimePeriod`".to_owned()))?;
+        let period = Period::parse(window.granularity(), &time.start, &time.end)
+            .map_err(|error| Malformed(format!("a result's `TimePeriod` {error}")))?;
+        if !window.contains(period) {
+            return Err(Malformed(format!("the period `{period}` was not asked for")));
+        }
+        for group in result.groups.unwrap_or_default() {
+            records.push(into_record(group, period, result.estimated, query)?);
+        }
+    }
+    Ok(Page {
+        records,
+        group_names: group_names(output.dimension_value_attributes.unwrap_or_default()),
+        observed_at,
+        next: output.next_page_token.filter(|token| !token.is_empty()),
+    })
+}
+
+/// What is wrong with an answer, and in which row: lower case, no final stop.
+#[derive(Debug)]
+pub(super) struct Malformed(pub(super) String);
+
+fn into_record(
+    group: Group,
+    period: Period,
+    estimated: bool,
+    query: &Query,
+) -> Result<CostRecord, Malformed> {
+    let keys = group.keys.unwrap_or_default();
+    let count = keys.len();
+    let mut keys = keys.into_iter();
+    let (service, group_value) = match (keys.next(), keys.next()) {
+        (Some(service), None) if !query.is_grouped() => (service, None),
+        (Some(service), Some(value)) if query.is_grouped() && count == 2 => (service, Some(value)),
+        _ => {
+            let expected = if query.is_grouped() { 2 } else { 1 };
+            return Err(Malformed(format!("a row of `{period}` has {count} keys instead of {expected}")));
+        }
+    };
+    let amounts = into_amounts(group.metrics.unwrap_or_default(), &query.metrics)
+        .map_err(|problem| Malformed(format!("the row `{service}` of `{period}` {problem}")))?;
+    let group = match group_value {
+        None => None,
+        Some(value) => Some(query.group_value(value).map_err(|value| {
+            Malformed(format!(
+                "the row `{service}` of `{period}` has the group key `{value}` without its name"
+            ))
+        })?),
+    };
+    Ok(CostRecord { period, service, group, amounts, estimated })
+}
+
+/// Exactly the metrics asked for, each once, in their order.
+fn into_amounts(values: HashMap<String, MetricValue>, asked: &[CostMetric]) -> Result<Amounts, String> {
+    let mut amounts = Amounts::with_capacity(values.len());
+    for (name, value) in values {
+        let metric = CostMetric::from_aws_name(&name)
+            .filter(|metric| asked.contains(metric))
+            .ok_or_else(|| format!("has the metric `{name}`, which was not asked for"))?;
+        let text = value.amount.ok_or_else(|| format!("has no amount of `{metric}`"))?;
+        let unit = value.unit.ok_or_else(|| format!("has no unit of `{metric}`"))?;
+        let amount = Amount::parse(text, unit).map_err(|error| format!("has a bad `{metric}`: {error}"))?;
+        amounts.push((metric, amount));
+    }
+    amounts.sort_unstable_by_key(|&(metric, _)| metric);
+    match asked.iter().find(|&&metric| amounts.iter().all(|&(had, _)| had != metric)) {
+        None => Ok(amounts),
+        Some(metric) => Err(format!("has no `{metric}`")),
+    }
+}
+
+fn group_names(values: Vec<DimensionValuesWithAttributes>) -> BTreeMap<String, String> {
+    let named = values.into_iter().filter_map(|value| {
+        let name = value.attributes?.remove("description")?;
+        Some((value.value?, name))
+    });
+    named.collect()
+}
+
+/// Watches the page tokens of one window: stops at a token seen before and at the page cap.
+#[derive(Debug)]
+pub struct PageGuard {
+    max_pages: u32,
+    pages: u32,
+    /// Hashes of the tokens: up to 8 kB each otherwise.
+    seen: HashSet<u64>,
+}
+
+impl PageGuard {
+    /// For one window, from its first page on.
+    pub fn new(max_pages: u32) -> Self {
+        Self { max_pages, pages: 0, seen: HashSet::new() }
+    }
+
+    /// How many pages have come so far.
+    pub const fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Counts a page that came, with its token for the next.
+    ///
+    /// # Errors
+    /// `Malformed` when that next page must not be asked for: its token came before, or the cap of
+    /// pages is reached. The last page of a window is never an error.
+    pub fn follow(&mut self, next: Option<&str>) -> Result<(), FetchError> {
+        self.pages = self.pages.saturating_add(1);
+        let Some(token) = next else { return Ok(()) };
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        if !self.seen.insert(hasher.finish()) {
+            return Err(FetchError {
+                kind: FetchErrorKind::Malformed,
+                code: None,
+                message: format!("page {} names a next page that came before", self.pages),
+                request_id: None,
+                hint: Some(
+                    "the pages would never end and each costs $0.01: nothing to do if AWS itself answered, \
+                     else repair the endpoint behind `endpoint_url`"
+                        .to_owned(),
+                ),
+            });
+        }
+        if self.pages >= self.max_pages {
+            return Err(FetchError {
+                kind: FetchErrorKind::Malformed,
+                code: None,
+                message: format!("there are more pages than `poll.max_pages` allows ({})", self.max_pages),
+                request_id: None,
+                hint: Some(
+                    "raise `poll.max_pages` if so many rows are expected (each page costs $0.01), or group \
+                     by a dimension with fewer values"
+                        .to_owned(),
+                ),
+            });
+        }
+        Ok(())
+    }
+}
