@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod config;
 pub mod cost;
+pub mod cycle;
 pub mod dedup;
 pub mod event;
 pub mod poller;
+pub mod telemetry;
 pub mod transport;

@@ -70,6 +70,9 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Batch {
     /// The scope's id.
     pub scope: String,
+    /// The end of the log the ledger stood at when the batch was decided, as
+    /// [`Ledger::recovered_to`]: somebody wrote behind it, that is a conflict.
+    pub recovered_to: Option<u64>,
     /// Events with the state of their keys, in the order of publication.
     pub events: Vec<Outgoing>,
     /// The connection's own state from then on.

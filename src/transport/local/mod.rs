@@ -98,13 +98,14 @@ impl Transport for Local {
 
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         self.blocking(move |inner| {
+            inner.store.expect_end(&batch.scope, batch.recovered_to)?;
             let mut lines = Vec::with_capacity(batch.events.len());
             for outgoing in &batch.events {
                 lines.push(structured_json(outgoing.event.clone()).map_err(|e| {
                     TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
                 })?);
             }
-            let numbers = inner.store.commit(batch, lines)?;
+            let numbers = inner.store.commit(&batch, lines)?;
             inner.output.drain(&mut inner.store)?;
             Ok(numbers.into_iter().map(Delivery::Stored).collect())
         })

@@ -124,17 +124,31 @@ impl Store {
         Ok(state)
     }
 
+    /// The end a batch was decided at must still be the end: an old view would repeat events.
+    pub(super) fn expect_end(&self, scope: &str, expected: Option<u64>) -> Result<(), TransportError> {
+        let end: Option<u64> = self
+            .db
+            .prepare_cached("SELECT last_number FROM connections WHERE scope = ?1")
+            .and_then(|mut query| query.query_row([scope], |row| row.get(0)).optional())
+            .map_err(|e| failed(&self.path, "read", &e))?;
+        if expected == Some(end.unwrap_or(0)) {
+            return Ok(());
+        }
+        let message = format!("the ledger of `{scope}` is not at the end of the state");
+        Err(TransportError::new(Kind::Conflict, message))
+    }
+
     pub(super) fn connections(&self) -> Result<Vec<(String, ConnectionState)>, TransportError> {
         read_connections(&self.db, &self.path)
     }
 
     /// Keys, connection and outbox in one transaction. Returns the number of each event.
-    pub(super) fn commit(&mut self, batch: Batch, lines: Vec<Vec<u8>>) -> Result<Vec<u64>, TransportError> {
+    pub(super) fn commit(&mut self, batch: &Batch, lines: Vec<Vec<u8>>) -> Result<Vec<u64>, TransportError> {
         let path = self.path.clone();
         self.try_commit(batch, lines).map_err(|e| failed(&path, "write", &e))
     }
 
-    fn try_commit(&mut self, batch: Batch, lines: Vec<Vec<u8>>) -> rusqlite::Result<Vec<u64>> {
+    fn try_commit(&mut self, batch: &Batch, lines: Vec<Vec<u8>>) -> rusqlite::Result<Vec<u64>> {
         let transaction = self.db.transaction()?;
         let mut numbers = Vec::with_capacity(lines.len());
         {

@@ -47,11 +47,12 @@ fn change(service: &'static str, revision: u32) -> Change<'static> {
     }
 }
 
-fn batch(changes: &[Change<'_>]) -> Batch {
+/// A batch decided at the end `recovered_to` of the log.
+fn batch(recovered_to: u64, changes: &[Change<'_>]) -> Batch {
     let factory = EventFactory::new(fixtures::scope(), "amazon.billing");
     let events = changes.iter().map(|change| Outgoing::of(&factory, change, &BTreeMap::new())).collect();
     let connection = ConnectionState { name: "main".to_owned(), ..Default::default() };
-    Batch { scope: factory.scope().id(), events, connection }
+    Batch { scope: factory.scope().id(), recovered_to: Some(recovered_to), events, connection }
 }
 
 fn scope() -> String {
@@ -63,9 +64,9 @@ async fn what_was_published_is_recovered_and_written_once() {
     let folder = Folder::new();
     {
         let local = Local::connect(&folder.config()).unwrap();
-        let deliveries = local.publish(batch(&[change("Tax", 1), change("A", 1)])).await.unwrap();
+        let deliveries = local.publish(batch(0, &[change("Tax", 1), change("A", 1)])).await.unwrap();
         assert_eq!(deliveries, [Delivery::Stored(1), Delivery::Stored(2)]);
-        local.publish(batch(&[change("Tax", 2)])).await.unwrap();
+        local.publish(batch(2, &[change("Tax", 2)])).await.unwrap();
         local.close().await.unwrap();
     }
     let local = Local::connect(&folder.config()).unwrap();
@@ -104,7 +105,7 @@ async fn a_stream_that_fails_gets_the_outbox_again_to_the_letter() {
     let first = Arc::new(Mutex::new(Vec::new()));
     {
         let local = Local::with_writer(&state, Box::new(Failing(Arc::clone(&first), 100))).unwrap();
-        let error = local.publish(batch(&[change("Tax", 1), change("A", 1)])).await.unwrap_err();
+        let error = local.publish(batch(0, &[change("Tax", 1), change("A", 1)])).await.unwrap_err();
         assert_eq!(error.kind, Kind::Unavailable);
         assert!(error.hint.unwrap().contains("nothing is lost"));
     }
@@ -126,11 +127,11 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
     let config = folder.config();
     {
         let local = Local::connect(&config).unwrap();
-        local.publish(batch(&[change("Before", 1)])).await.unwrap();
+        local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let mut inner = lock(&local.0).unwrap();
-        let batch = batch(&[change("Tax", 1), change("A", 1)]);
+        let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
         let lines = batch.events.iter().map(|e| structured_json(e.event.clone()).unwrap()).collect();
-        inner.store.commit(batch, lines).unwrap();
+        inner.store.commit(&batch, lines).unwrap();
         inner.store.checkpoint().unwrap();
     }
     let before = fs::read(folder.path("out.jsonl")).unwrap();
@@ -163,11 +164,11 @@ async fn a_rotated_file_is_begun_anew() {
     let folder = Folder::new();
     {
         let local = Local::connect(&folder.config()).unwrap();
-        local.publish(batch(&[change("Tax", 1)])).await.unwrap();
+        local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
     }
     fs::rename(folder.path("out.jsonl"), folder.path("out.jsonl.1")).unwrap();
     let local = Local::connect(&folder.config()).unwrap();
-    local.publish(batch(&[change("Tax", 2)])).await.unwrap();
+    local.publish(batch(1, &[change("Tax", 2)])).await.unwrap();
     assert_eq!(folder.lines().len(), 1);
     assert!(folder.lines()[0].contains("\"revision\":2"));
 }
@@ -233,7 +234,7 @@ async fn a_foreign_or_orphaned_output_is_refused_and_left_as_it_is() {
     fs::remove_file(&output).unwrap();
     {
         let local = Local::connect(&config).unwrap();
-        local.publish(batch(&[change("Tax", 1)])).await.unwrap();
+        local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
     }
     // Somebody else's line behind ours, whole or half.
     for tail in ["dear diary\n", "dear diary"] {
@@ -265,7 +266,7 @@ async fn a_missing_folder_is_named() {
 async fn the_state_can_be_read_beside_the_process_that_writes_it() {
     let folder = Folder::new();
     let local = Local::connect(&folder.config()).unwrap();
-    local.publish(batch(&[change("Tax", 1), change("A", 1)])).await.unwrap();
+    local.publish(batch(0, &[change("Tax", 1), change("A", 1)])).await.unwrap();
     let mut seen = Vec::new();
     read_state(&folder.path("state.db"), |scope, connection, record| {
         seen.push((scope.to_owned(), connection.name.clone(), record.map(|r| r.service.clone())));
@@ -277,13 +278,24 @@ async fn the_state_can_be_read_beside_the_process_that_writes_it() {
     assert_eq!(read_state(&folder.path("none.db"), |_, _, _| {}).unwrap_err().kind, Kind::Unavailable);
 }
 
+/// Decided over an old view, the events would repeat: the negative control of the exact end.
+#[tokio::test]
+async fn a_batch_decided_over_an_old_view_is_a_conflict() {
+    let folder = Folder::new();
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
+    let error = local.publish(batch(0, &[change("Tax", 1)])).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict);
+    assert_eq!(folder.lines().len(), 1);
+}
+
 /// A batch without events is a claim or a count; it must not move the ledger's end.
 #[tokio::test]
 async fn a_batch_without_events_writes_the_connection_alone() {
     let folder = Folder::new();
     let local = Local::connect(&folder.config()).unwrap();
-    local.publish(batch(&[change("Tax", 1)])).await.unwrap();
-    assert_eq!(local.publish(batch(&[])).await.unwrap(), []);
+    local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
+    assert_eq!(local.publish(batch(1, &[])).await.unwrap(), []);
     let mut ledger = Ledger::new();
     local.recover(&scope(), &mut ledger).await.unwrap();
     assert_eq!(ledger.recovered_to(), Some(1));

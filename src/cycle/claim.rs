@@ -1,0 +1,79 @@
+//! Whether a poll may be claimed: not while somebody else's claim is fresh.
+//!
+//! A claim only saves money: safety never depends on it. No clocks are compared; a claim is void
+//! once it stood unchanged for its time to live on the observer's own monotonic clock.
+
+use std::time::{Duration, Instant};
+
+use crate::dedup::Claim;
+
+/// Remembers since when a rival's claim has stood unchanged.
+#[derive(Debug, Default)]
+pub struct ClaimWatch {
+    seen: Option<(Claim, Instant)>,
+}
+
+impl ClaimWatch {
+    /// Nothing seen yet.
+    pub const fn new() -> Self {
+        Self { seen: None }
+    }
+
+    /// Whether the connection may be claimed by this instance now.
+    ///
+    /// | the claim in the log | may claim |
+    /// |---|---|
+    /// | none | yes |
+    /// | this instance's own, from before a restart | yes |
+    /// | a rival's, changed since last seen or seen for less than its time to live | no |
+    /// | a rival's, unchanged for its time to live | yes |
+    pub fn may_claim(&mut self, claim: Option<&Claim>, instance: &str, ttl: Duration) -> bool {
+        self.may_claim_at(Instant::now(), claim, instance, ttl)
+    }
+
+    fn may_claim_at(&mut self, now: Instant, claim: Option<&Claim>, instance: &str, ttl: Duration) -> bool {
+        let Some(rival) = claim.filter(|claim| claim.instance != instance) else {
+            self.seen = None;
+            return true;
+        };
+        match &self.seen {
+            Some((seen, since)) if seen == rival => now.duration_since(*since) >= ttl,
+            _ => {
+                self.seen = Some((rival.clone(), now));
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rivals_claim_is_void_only_after_standing_still() {
+        let start = Instant::now();
+        let ttl = Duration::from_mins(2);
+        let claim = |instance: &str, token: &str| Claim {
+            instance: instance.to_owned(),
+            token: token.to_owned(),
+            reserved: 1,
+        };
+        let (first, second, own) = (claim("b", "1"), claim("b", "2"), claim("a", "1"));
+        let mut watch = ClaimWatch::new();
+        for (minute, found, expected) in [
+            (0, None, true),
+            (1, Some(&own), true),
+            (2, Some(&first), false),
+            (3, Some(&first), false),
+            (4, Some(&second), false), // it is alive
+            (5, Some(&second), false),
+            (6, Some(&second), true), // two minutes without a change
+            (7, None, true),
+            (8, Some(&second), false), // seen anew
+        ] {
+            let now = start + Duration::from_mins(minute);
+            assert_eq!(watch.may_claim_at(now, found, "a", ttl), expected, "minute {minute}");
+        }
+    }
+}

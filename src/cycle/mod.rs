@@ -1,0 +1,319 @@
+//! One cycle of one connection: recover, ask AWS, classify, publish, and judge what is absent.
+//!
+//! A cycle is one function and one page is the unit of work and of memory: nothing is queued
+//! between the stages, backpressure is waiting. When to poll is not decided here.
+
+mod claim;
+#[cfg(test)]
+mod model;
+mod window_poll;
+
+pub use claim::ClaimWatch;
+pub use window_poll::{Counts, WindowPoll};
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp, ToSpan as _, tz::Offset};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    clock::Clock,
+    config::{BudgetConfig, ConnectionConfig, PollConfig},
+    cost::Granularity,
+    dedup::{ConnectionState, Ledger},
+    event::EventFactory,
+    poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
+    telemetry::Metrics,
+    transport::{Transport, TransportError},
+};
+
+/// What a cycle works with; the same for every cycle of a connection.
+#[derive(Debug)]
+pub struct Context<'a, T> {
+    /// Where events go and the state lives.
+    pub transport: &'a T,
+    /// The scope, and how its events look.
+    pub factory: &'a EventFactory,
+    /// What to ask AWS.
+    pub connection: &'a ConnectionConfig,
+    /// `[poll]`.
+    pub poll: &'a PollConfig,
+    /// `[budget]`.
+    pub budget: BudgetConfig,
+    /// UTC.
+    pub clock: &'a Clock,
+    /// This process, in claims.
+    pub instance: &'a str,
+    /// Held while the budget is read and a claim written: connections of one process share both.
+    pub gate: &'a Mutex<()>,
+    /// What operators see.
+    pub metrics: &'a Metrics,
+}
+
+/// How the poll of one window ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every page arrived and everything is published.
+    Complete,
+    /// AWS gave no complete answer; what had arrived is published.
+    Failed(FetchError),
+    /// The answer had no rows at all: nothing is concluded from that.
+    Empty,
+    /// The budget does not hold the poll; the instant from which it does.
+    BudgetSpent(Timestamp),
+    /// Another process is at it.
+    Claimed,
+    /// Told to stop.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The label in metrics and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed(_) => "failed",
+            Self::Empty => "empty",
+            Self::BudgetSpent(_) => "budget_spent",
+            Self::Claimed => "claimed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What one cycle did.
+#[derive(Debug, Default)]
+pub struct CycleReport {
+    /// One per granularity polled.
+    pub outcomes: Vec<(Granularity, Outcome)>,
+    /// Verdicts on the cost records.
+    pub counts: Counts,
+    /// Chargeable requests: $0.01 each.
+    pub requests: u32,
+}
+
+impl CycleReport {
+    /// Whether everything asked for arrived and everything that changed was published.
+    pub fn is_complete(&self) -> bool {
+        self.counts.rejected == 0
+            && self.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Complete))
+    }
+
+    /// Whether AWS could not be reached at all.
+    pub fn is_unreachable(&self) -> bool {
+        !self.outcomes.is_empty()
+            && self.outcomes.iter().all(|(_, outcome)| {
+                matches!(outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Unavailable)
+            })
+    }
+}
+
+/// Polls one window per granularity and publishes what changed.
+///
+/// # Errors
+/// When the transport fails: the ledger is cleared then, and the next cycle recovers it.
+pub async fn run<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    ledger: &mut Ledger,
+    watch: &mut ClaimWatch,
+    granularities: &[Granularity],
+    shutdown: &CancellationToken,
+) -> Result<CycleReport, TransportError> {
+    let mut report = CycleReport::default();
+    for &granularity in granularities {
+        if shutdown.is_cancelled() {
+            report.outcomes.push((granularity, Outcome::Interrupted));
+            break;
+        }
+        let requests = aws.requests();
+        let result = poll(context, aws, ledger, watch, granularity, &mut report, shutdown).await;
+        context.metrics.requests(requests, aws.requests());
+        if result.is_err() {
+            // Whatever was stored, the next recovery reads it back.
+            ledger.clear();
+        }
+        let outcome = result?;
+        context.metrics.polled(&context.connection.name, granularity, outcome.name());
+        log_failure(context, granularity, &outcome);
+        let interrupted = matches!(outcome, Outcome::Interrupted);
+        report.outcomes.push((granularity, outcome));
+        if interrupted {
+            break;
+        }
+    }
+    context.metrics.ledger_rows(&context.connection.name, ledger.len());
+    Ok(report)
+}
+
+async fn poll<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    ledger: &mut Ledger,
+    watch: &mut ClaimWatch,
+    granularity: Granularity,
+    report: &mut CycleReport,
+    shutdown: &CancellationToken,
+) -> Result<Outcome, TransportError> {
+    let started = context.clock.now();
+    let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
+        return Ok(Outcome::Claimed);
+    }
+    let poll_state = state.poll(granularity);
+    let window = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
+    let mut poll = WindowPoll::new(context, ledger, state, window);
+
+    if let Err(spent) = poll.claim(poll_state.pages.max(1)).await? {
+        return poll.close_without_answer(spent).await;
+    }
+    let mut restarted = false;
+    let outcome = 'query: loop {
+        let mut guard = PageGuard::new(context.poll.max_pages);
+        let mut token: Option<String> = None;
+        loop {
+            let asked = async {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => None,
+                    page = aws.page(&window, token.as_deref()) => Some(page),
+                }
+            };
+            let answer = asked.await;
+            let requests = aws.take_spent();
+            poll.spent(requests);
+            report.requests += requests;
+            let page = match answer {
+                None => break 'query Outcome::Interrupted,
+                Some(Ok(page)) => page,
+                Some(Err(error)) if error.kind == FetchErrorKind::RestartQuery && !restarted => {
+                    debug!(%error, "the window is read again from its first page");
+                    restarted = true;
+                    poll.restart();
+                    continue 'query;
+                }
+                Some(Err(error)) => break 'query Outcome::Failed(error),
+            };
+            token.clone_from(&page.next);
+            let followed = guard.follow(page.next.as_deref());
+            debug!(
+                connection = context.connection.name,
+                page = guard.pages(),
+                records = page.records.len(),
+                "page"
+            );
+            if !poll.take(&page).await? {
+                break 'query Outcome::Claimed;
+            }
+            if let Err(error) = followed {
+                break 'query Outcome::Failed(error);
+            }
+            if token.is_none() {
+                break 'query if poll.records() == 0 { Outcome::Empty } else { Outcome::Complete };
+            }
+            if let Err(spent) = poll.reserve_another(guard.pages()).await? {
+                break 'query spent;
+            }
+        }
+    };
+    let outcome = match outcome {
+        Outcome::Claimed => Outcome::Claimed,
+        Outcome::Complete => poll.complete(started).await?,
+        outcome => {
+            poll.fail(&outcome, started).await?;
+            outcome
+        }
+    };
+    report.counts += poll.counts();
+    Ok(outcome)
+}
+
+/// What an operator should look at; a complete cycle says so once, at its end.
+fn log_failure<T>(context: &Context<'_, T>, granularity: Granularity, outcome: &Outcome) {
+    let connection = &*context.connection.name;
+    match outcome {
+        Outcome::Failed(error) => {
+            context.metrics.failed("fetch", error.kind.name());
+            let hint = error.hint.as_deref().unwrap_or_default();
+            warn!(connection, %granularity, kind = error.kind.name(), hint, "{error}");
+        }
+        Outcome::Empty => {
+            context.metrics.failed("fetch", "empty");
+            warn!(connection, %granularity, "the answer has no rows at all; nothing is concluded from that");
+        }
+        Outcome::BudgetSpent(until) => {
+            context.metrics.failed("budget", "spent");
+            warn!(
+                connection, %granularity, %until,
+                hint = "see `budget.requests_per_day` and `budget.requests_per_month`",
+                "the request budget is spent; no poll before `until`"
+            );
+        }
+        Outcome::Claimed => info!(connection, %granularity, "another process has this poll"),
+        Outcome::Complete | Outcome::Interrupted => {}
+    }
+}
+
+/// When to try again after so many failures in a row: a minute, doubled each time, from ten minutes
+/// where the failure was paid for; never later than the interval.
+fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Timestamp {
+    let base = Duration::from_secs(if paid { 600 } else { 60 });
+    let pause = base.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(interval);
+    now.checked_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+}
+
+/// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
+fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
+    let today = Offset::UTC.to_datetime(now).date();
+    let month_only = BudgetConfig { requests_per_day: None, ..budget };
+    let next = if Allowance::left(month_only, now, spent).covers(needed) {
+        today.saturating_add(1.day())
+    } else {
+        today.first_of_month().saturating_add(1.month())
+    };
+    Offset::UTC.to_timestamp(next.at(0, 0, 0, 0)).unwrap_or(Timestamp::MAX)
+}
+
+/// What every connection spent, with this one's newest figure in place of the log's.
+fn all_spent(scope: &str, own: &Spent, connections: &[(String, ConnectionState)]) -> Vec<Spent> {
+    let others = connections.iter().filter(|(id, _)| id != scope).map(|(_, state)| state.spent);
+    others.chain([*own]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_never_pass_the_interval() {
+        let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        let eight_hours = Duration::from_hours(8);
+        for (failures, paid, interval, minutes) in [
+            (1, false, eight_hours, 1),
+            (2, false, eight_hours, 2),
+            (4, false, eight_hours, 8),
+            (1, true, eight_hours, 10),
+            (3, true, eight_hours, 40),
+            (40, false, eight_hours, 480),
+            (u32::MAX, true, eight_hours, 480),
+            (1, false, Duration::from_mins(1), 1),
+        ] {
+            let expected = now.checked_add(SignedDuration::from_mins(minutes)).unwrap();
+            assert_eq!(retry_at(now, failures, paid, interval), expected, "{failures} {paid}");
+        }
+    }
+
+    #[test]
+    fn a_spent_budget_resets_with_the_day_or_the_month() {
+        let now: Timestamp = "2026-12-05T13:00:00Z".parse().unwrap();
+        let mut spent = Spent::default();
+        spent.add(now, 24);
+        let budget =
+            |day, month| BudgetConfig { requests_per_day: Some(day), requests_per_month: Some(month) };
+        let resets = |budget| budget_resets_at(now, budget, &[spent], 1).to_string();
+        assert_eq!(resets(budget(24, 100)), "2026-12-06T00:00:00Z");
+        assert_eq!(resets(budget(24, 24)), "2027-01-01T00:00:00Z");
+    }
+}
