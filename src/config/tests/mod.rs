@@ -1,5 +1,6 @@
 //! The configuration from files and variables to typed values or whole error texts.
 
+mod files;
 mod problems;
 
 use std::path::PathBuf;
