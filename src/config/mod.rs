@@ -2,186 +2,131 @@
 //!
 //! Nothing here touches the network. Past this module no configured value can be wrong in itself.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod check;
+mod layers;
+mod problem;
+mod schema;
+mod settings;
+mod shape;
+mod show;
+#[cfg(test)]
+mod tests;
+mod types;
 
-use secrecy::SecretString;
+pub use problem::{ConfigError, Problem};
+pub use schema::json_schema;
+pub use show::{ShownValue, show};
+pub use types::{
+    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, Filter, FilterValues, LocalConfig, PollConfig,
+    SourceConfig, TransportConfig, collide,
+};
 
-use crate::cost::{CostMetric, Granularity, GroupBy, Scope};
+use std::path::PathBuf;
 
-/// The configuration in force: every value present, typed and checked.
+use ::config::{Value, ValueKind};
+
+use problem::Problems;
+use settings::{ConnectionSettings, Settings};
+
+/// The origin of what nobody wrote.
+pub(crate) const BUILT_IN: &str = "built-in default";
+/// The environment among the sources.
+pub(crate) const ENVIRONMENT: &str = "the environment";
+/// What every variable of the configuration begins with. `BILLING_SOURCE_CONFIG` does not.
+pub(crate) const VARIABLE_PREFIX: &str = "BILLING_SOURCE__";
+
+/// A usable configuration and how it came about.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// What the events say of their origin.
-    pub source: SourceConfig,
-    /// When and how AWS is asked.
-    pub poll: PollConfig,
-    /// What may be spent.
-    pub budget: BudgetConfig,
-    /// One per AWS account or credential.
-    pub connections: Vec<ConnectionConfig>,
-    /// Where events go and the state lives.
-    pub transport: TransportConfig,
-    /// Where `/livez`, `/readyz` and `/metrics` listen; `None`: nowhere.
-    pub admin: Option<SocketAddr>,
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<String>,
+    /// Every value with its origin, secrets redacted.
+    pub shown: Vec<ShownValue>,
+    /// The files that were read, and `the environment` where it set anything.
+    pub sources: Vec<String>,
 }
 
-/// `[source]`: CloudEvents attributes common to all events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceConfig {
-    /// CloudEvents `source`, a URI reference that needs no percent-encoding.
-    pub source: String,
-    /// Types are `<type_prefix>.daily` and `<type_prefix>.hourly`.
-    pub type_prefix: String,
+impl Loaded {
+    /// How many values come from files, and how many from the environment.
+    pub fn written(&self) -> (usize, usize) {
+        let written = self.shown.iter().filter(|shown| shown.origin != BUILT_IN);
+        let (variables, files): (Vec<_>, Vec<_>) =
+            written.partition(|shown| shown.origin.starts_with(VARIABLE_PREFIX));
+        (files.len(), variables.len())
+    }
 }
 
-/// `[poll]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PollConfig {
-    /// From one complete poll to the next; at least one second.
-    pub interval: Duration,
-    /// How long a dead process may hold a poll.
-    pub claim_ttl: Duration,
-    /// The previous month is re-read until this day of the month, 0 to 31.
-    pub settle_days: u8,
-    /// Whether rows that are zero and were never anything else are published.
-    pub publish_zero: bool,
-    /// How many connections are polled at once; at least 1.
-    pub concurrency: usize,
-    /// A poll with more pages than this is stopped; at least 1.
-    pub max_pages: u32,
-    /// How long a stop may take before unfinished work is left to the next start.
-    pub grace: Duration,
+/// Reads the files in order, then the variables `BILLING_SOURCE__SECTION__KEY`, over the built-in
+/// defaults. Later sources override earlier ones key by key; a list is replaced whole.
+///
+/// That no connection is configured is no problem here: see [`Config::require_connections`].
+///
+/// # Errors
+/// When a file cannot be read, a key is unknown or a value wrong: with all the problems at once. Only
+/// files that cannot be read or parsed are reported before anything else is looked at.
+pub fn load(
+    files: &[PathBuf],
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let mut problems = Problems::default();
+    let mut sources: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+    let read: Vec<_> = files.iter().map(|path| layers::read_file(path, &mut problems)).collect();
+    if !problems.is_empty() {
+        return Err(problems.into_error(sources, files.len()));
+    }
+    let variables = layers::read_environment(environment, &mut problems);
+    if !variables.is_empty() || !problems.is_empty() {
+        sources.push(ENVIRONMENT.to_owned());
+    }
+
+    let mut tree = built_in(&Settings::default());
+    for layer in read.into_iter().flatten().chain(variables) {
+        layers::merge(&mut tree, Value::new(None, layer));
+    }
+    default_connections(&mut tree);
+
+    let (json, shown) = shape::fit(&tree, &json_schema(), &mut problems);
+    let settings: Settings = serde_json::from_value(json).expect("what fits the schema fits the settings");
+    let mut warnings = Vec::new();
+    let config = check::check(settings, &mut problems, &mut warnings);
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, shown, sources }),
+        _ => Err(problems.into_error(sources, files.len())),
+    }
 }
 
-/// `[budget]`: chargeable requests of all connections together; `None`: no cap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BudgetConfig {
-    /// Per UTC day.
-    pub requests_per_day: Option<u32>,
-    /// Per UTC month.
-    pub requests_per_month: Option<u32>,
+/// Settings as the lowest layer of the tree.
+fn built_in(settings: &impl serde::Serialize) -> Value {
+    layers::built_in(serde_json::to_value(settings).expect("settings are plain data"))
 }
 
-/// One of `[[connections]]`.
-#[derive(Clone, Debug)]
-pub struct ConnectionConfig {
-    /// Unique; `[a-z0-9-]`, in logs and metrics.
-    pub name: String,
-    /// The paying account, 12 digits; `None`: asked of STS, which is free.
-    pub account_id: Option<String>,
-    /// At least one, in the order of `Granularity::ALL`.
-    pub granularity: Vec<Granularity>,
-    /// At least one, ordered, none twice.
-    pub metrics: Vec<CostMetric>,
-    /// The second grouping.
-    pub group_by: Option<GroupBy>,
-    /// A Cost Explorer expression.
-    pub filter: Option<Filter>,
-    /// Instead of AWS's own endpoint: a simulator, a private endpoint.
-    pub endpoint_url: Option<String>,
-    /// Instead of AWS's own STS endpoint; by default `endpoint_url`.
-    pub sts_endpoint_url: Option<String>,
-    /// The region that signs: `us-east-1`, or `cn-northwest-1` in China.
-    pub region: String,
-    /// Who asks.
-    pub credentials: CredentialsConfig,
-}
-
-impl ConnectionConfig {
-    /// The scope of this connection's keys, once the account is known.
-    pub fn scope(&self, source: &str, account: &str) -> Scope {
-        Scope {
-            source: source.to_owned(),
-            account: account.to_owned(),
-            group_by: self.group_by.clone(),
-            filter: self.filter.as_ref().map(Filter::canonical),
+/// Lays every connection over the defaults of one.
+fn default_connections(tree: &mut Value) {
+    let ValueKind::Table(sections) = &mut tree.kind else { return };
+    let Some(ValueKind::Array(connections)) = sections.get_mut("connections").map(|list| &mut list.kind)
+    else {
+        return;
+    };
+    for connection in connections {
+        if matches!(connection.kind, ValueKind::Table(_)) {
+            let mut merged = built_in(&ConnectionSettings::default());
+            layers::merge(&mut merged, std::mem::take(connection));
+            default_session_name(&mut merged);
+            *connection = merged;
         }
     }
 }
 
-/// `[connections.credentials]`.
-#[derive(Clone, Debug)]
-pub enum CredentialsConfig {
-    /// The SDK's default chain: environment, profile, web identity, container, instance.
-    Default,
-    /// An access key of a user.
-    Keys {
-        /// Such as `AKIAIOSFODNN7EXAMPLE`.
-        access_key_id: String,
-        /// From the configuration or a file.
-        secret_access_key: SecretString,
-        /// For temporary keys.
-        session_token: Option<SecretString>,
-    },
-    /// A profile of `~/.aws/config`.
-    Profile {
-        /// Its name.
-        profile: String,
-    },
-    /// A role, assumed with the credentials of a profile or of the default chain.
-    Role {
-        /// `arn:aws:iam::111122223333:role/name`.
-        role_arn: String,
-        /// What the role's trust policy asks for.
-        external_id: Option<String>,
-        /// Shown in CloudTrail; at least 2 characters.
-        session_name: String,
-        /// Whose credentials assume the role; `None`: the default chain.
-        profile: Option<String>,
-    },
-}
-
-/// An expression of Cost Explorer, with the API's own member names.
-///
-/// Source: `GetCostAndUsage`, data type `Expression`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub enum Filter {
-    /// All of at least two.
-    And(Vec<Filter>),
-    /// Any of at least two.
-    Or(Vec<Filter>),
-    /// The opposite.
-    Not(Box<Filter>),
-    /// By a dimension's values.
-    Dimensions(FilterValues),
-    /// By a tag's values.
-    Tags(FilterValues),
-    /// By a cost category's values.
-    CostCategories(FilterValues),
-}
-
-/// The operand of a filter.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct FilterValues {
-    /// The dimension, tag key or cost category.
-    pub key: String,
-    /// At least one, sorted.
-    pub values: Vec<String>,
-    /// `EQUALS`, `CASE_SENSITIVE`, `ABSENT`, ...; AWS's default where empty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub match_options: Vec<String>,
-}
-
-impl Filter {
-    /// One text per meaning as written: part of the scope.
-    pub fn canonical(&self) -> String {
-        serde_json::to_string(self).expect("a filter is plain data")
+/// Only a role has a session, so only its table has a default name for it.
+fn default_session_name(connection: &mut Value) {
+    let ValueKind::Table(keys) = &mut connection.kind else { return };
+    let Some(ValueKind::Table(credentials)) = keys.get_mut("credentials").map(|table| &mut table.kind) else {
+        return;
+    };
+    if credentials.get("kind").is_some_and(|kind| kind.kind == ValueKind::from("role")) {
+        let name = || Value::new(Some(&BUILT_IN.to_owned()), check::SESSION_NAME);
+        credentials.entry("session_name".to_owned()).or_insert_with(name);
     }
-}
-
-/// `[transport]` and the table of its kind.
-#[derive(Clone, Debug)]
-pub enum TransportConfig {
-    /// SQLite state; JSON lines to stdout or a file.
-    Local(LocalConfig),
-}
-
-/// `[local]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalConfig {
-    /// `None`: stdout.
-    pub output: Option<PathBuf>,
-    /// The SQLite file.
-    pub state: PathBuf,
 }
