@@ -90,14 +90,28 @@ enum Outcome {
 /// Stands for a `Date` that did not come.
 const NO_DATE: i64 = i64::MIN;
 
+/// How far the newest attempt of a call got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not to the wire: it lacked credentials or a signature.
+    Signing,
+    /// To the HTTP client, which had no connection for it.
+    Connecting,
+    /// To a connection: whoever was at its other end may have read it.
+    Sent,
+    /// Nobody watched.
+    Unwatched,
+}
+
 /// One call and its attempts. A call that is dropped with an attempt in flight counts it as unknown.
 #[derive(Debug)]
 pub(super) struct Call {
     /// `None`: the calls of this service are free.
     charges: Option<Arc<Charges>>,
     in_flight: AtomicBool,
-    /// Whether the newest attempt got as far as the wire.
+    /// Whether the newest attempt was handed to the HTTP client, and whether that had a connection.
     transmitted: AtomicBool,
+    connected: AtomicBool,
     /// `Date` of the newest answer, seconds since 1970.
     date: AtomicI64,
 }
@@ -108,6 +122,7 @@ impl Call {
             charges,
             in_flight: AtomicBool::new(false),
             transmitted: AtomicBool::new(false),
+            connected: AtomicBool::new(false),
             date: AtomicI64::new(NO_DATE),
         })
     }
@@ -117,9 +132,12 @@ impl Call {
         Timestamp::from_second(self.date.load(Ordering::SeqCst)).ok()
     }
 
-    /// Whether the newest attempt was handed to the HTTP client: it had credentials and a signature.
-    pub(super) fn was_transmitted(&self) -> bool {
-        self.transmitted.load(Ordering::SeqCst)
+    pub(super) fn stage(&self) -> Stage {
+        match (self.transmitted.load(Ordering::SeqCst), self.connected.load(Ordering::SeqCst)) {
+            (false, _) => Stage::Signing,
+            (true, false) => Stage::Connecting,
+            (true, true) => Stage::Sent,
+        }
     }
 
     fn settle(&self, outcome: Outcome) {
@@ -192,6 +210,7 @@ impl Intercept for Meter {
         if let Some(date) = date.and_then(|text| DateTime::from_str(text, Format::HttpDate).ok()) {
             self.0.date.store(date.secs(), Ordering::SeqCst);
         }
+        self.0.connected.store(outcome != Outcome::Unsent, Ordering::SeqCst);
         self.0.settle(outcome);
         Ok(())
     }

@@ -17,8 +17,11 @@ use aws_sdk_sts::operation::{
 use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::ConnectorError};
 use jiff::SignedDuration;
 
-use super::{FetchError, FetchErrorKind, hints};
-use crate::{config::ConnectionConfig, cost::Granularity};
+use super::{FetchError, FetchErrorKind, charges::Stage, hints};
+use crate::{
+    config::{ConnectionConfig, CredentialsConfig},
+    cost::Granularity,
+};
 
 /// The longest text of AWS that is repeated, in characters.
 const MESSAGE_LIMIT: usize = 400;
@@ -43,8 +46,8 @@ pub(super) struct Asked<'a> {
     pub(super) connection: &'a ConnectionConfig,
     /// Whether a Net metric was asked for.
     pub(super) net: bool,
-    /// Whether the newest attempt got past credentials and signing.
-    pub(super) transmitted: bool,
+    /// How far the newest attempt got.
+    pub(super) stage: Stage,
     /// How far AWS's clock is ahead of this machine's, where AWS gave a `Date`.
     pub(super) skew: Option<SignedDuration>,
 }
@@ -76,7 +79,7 @@ pub(super) fn sdk_error<E>(error: &SdkError<E, HttpResponse>, asked: &Asked<'_>)
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    if !asked.transmitted
+    if asked.stage == Stage::Signing
         && let Some(error) = find::<CredentialsError>(error)
     {
         return credentials_error(error, asked);
@@ -94,7 +97,7 @@ where
         SdkError::ResponseError(context) => {
             let reason = format!("the answer broke off: {}", innermost(error));
             let status = context.raw().status().as_u16();
-            asked.error(FetchErrorKind::Unavailable, &reason, Some(hints::broke_off(status)))
+            asked.error(FetchErrorKind::Unavailable, &reason, Some(hints::broke_off(status, asked)))
         }
         SdkError::DispatchFailure(context) => match context.as_connector_error() {
             Some(connector) => connector_error(connector, asked),
@@ -102,7 +105,7 @@ where
                 asked.error(FetchErrorKind::Unavailable, &innermost(error), Some(hints::no_answer(asked)))
             }
         },
-        SdkError::TimeoutError(_) if !asked.transmitted => asked.error(
+        SdkError::TimeoutError(_) if asked.stage == Stage::Signing => asked.error(
             FetchErrorKind::Unavailable,
             "no credentials came in time",
             Some(hints::slow_credentials()),
@@ -192,24 +195,21 @@ fn unnamed_error(answer: &Answer<'_>, asked: &Asked<'_>) -> FetchError {
     }
 }
 
+/// Without an answer. The stage tells whether something was sent; the texts below only choose words.
 fn connector_error(connector: &ConnectorError, asked: &Asked<'_>) -> FetchError {
     let reason = innermost(connector);
     let chain = chain_text(connector);
-    let (reason, hint) = if !asked.transmitted {
+    let (reason, hint) = if asked.stage == Stage::Signing {
         // The identity cache gives up with an error type of its own.
         (format!("no credentials came: {reason}"), hints::slow_credentials())
-    } else if chain.contains("dns error") || chain.contains("lookup address") {
-        (format!("the endpoint's name could not be resolved: {reason}"), hints::dns(asked))
-    } else if chain.contains("certificate") || chain.contains("UnknownIssuer") {
-        (format!("the endpoint's certificate was not accepted: {reason}"), hints::certificate(asked))
-    } else if chain.contains("HTTP connect timeout") {
-        (format!("no connection: {reason}"), hints::no_connection(asked))
-    } else if connector.is_timeout() {
+    } else if asked.stage == Stage::Sent {
         (format!("no answer: {reason}"), hints::no_answer(asked))
-    } else if chain.contains("Connect") || chain.contains("connect") {
-        (format!("no connection: {reason}"), hints::no_connection(asked))
+    } else if chain.contains("dns error") {
+        (format!("the endpoint's name could not be resolved: {reason}"), hints::dns(asked))
+    } else if chain.contains("invalid peer certificate") {
+        (format!("the endpoint's certificate was not accepted: {reason}"), hints::certificate(asked))
     } else {
-        (format!("the connection was lost: {reason}"), hints::no_answer(asked))
+        (format!("no connection: {reason}"), hints::no_connection(asked))
     };
     asked.error(FetchErrorKind::Unavailable, &reason, Some(hint))
 }
@@ -217,14 +217,21 @@ fn connector_error(connector: &ConnectorError, asked: &Asked<'_>) -> FetchError 
 /// There are no credentials, or STS gave none.
 fn credentials_error(error: &CredentialsError, asked: &Asked<'_>) -> FetchError {
     // A role: what STS said decides, as if it had been asked directly.
-    let role = Asked { service: Service::AssumeRole, transmitted: true, ..asked.clone() };
+    let action = match &asked.connection.credentials {
+        CredentialsConfig::Role { role_arn, .. } => format!("assume `{role_arn}` to {}", asked.action),
+        _ => format!("assume the profile's role to {}", asked.action),
+    };
+    let role = Asked { service: Service::AssumeRole, stage: Stage::Unwatched, action, ..asked.clone() };
     if let Some(sts) = find::<SdkError<AssumeRoleError, HttpResponse>>(error) {
-        return role_error(sts, error, &role);
+        return role_error(sts, asked, &role);
     }
     if let Some(sts) = find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error) {
-        return role_error(sts, error, &role);
+        return role_error(sts, asked, &role);
     }
-    let reason = format!("no AWS credentials: {}", first_line(&deepest_text(error)));
+    let reason = match error.source() {
+        Some(source) => format!("no AWS credentials: {}", deepest_texts(source)),
+        None => "no AWS credentials".to_owned(),
+    };
     let kind = match error {
         CredentialsError::ProviderTimedOut(_) => FetchErrorKind::Unavailable,
         _ => FetchErrorKind::Denied,
@@ -232,17 +239,15 @@ fn credentials_error(error: &CredentialsError, asked: &Asked<'_>) -> FetchError 
     asked.error(kind, &reason, Some(hints::no_credentials(asked)))
 }
 
-fn role_error<E>(sts: &SdkError<E, HttpResponse>, outer: &CredentialsError, role: &Asked<'_>) -> FetchError
+fn role_error<E>(sts: &SdkError<E, HttpResponse>, asked: &Asked<'_>, role: &Asked<'_>) -> FetchError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     // Where the role's own base has no credentials, that is the reason.
-    if let Some(inner) = sts.source().and_then(find::<CredentialsError>)
-        && !std::ptr::eq(inner, outer)
-    {
-        return credentials_error(inner, role);
+    match sts.source().and_then(find::<CredentialsError>) {
+        Some(inner) => credentials_error(inner, asked),
+        None => sdk_error(sts, role),
     }
-    sdk_error(sts, role)
 }
 
 /// The first error of a type along the sources.
@@ -259,15 +264,16 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     first_line(&sources(error).last().unwrap_or(error).to_string())
 }
 
-/// Two last sources: the deepest may be no more than a file's error.
-fn deepest_text(error: &(dyn Error + 'static)) -> String {
-    let mut texts: Vec<_> = sources(error).map(ToString::to_string).collect();
+/// What the two deepest sources say: the last may be no more than a file's error.
+fn deepest_texts(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<_> = sources(error).map(|error| first_line(&error.to_string())).collect();
     texts.dedup();
     texts.split_off(texts.len().saturating_sub(2)).join(": ")
 }
 
 fn chain_text(error: &(dyn Error + 'static)) -> String {
-    sources(error).map(|error| format!("{error} {error:?}\n")).collect()
+    let texts: Vec<_> = sources(error).map(|error| format!("{error} {error:?}")).collect();
+    texts.join("\n")
 }
 
 /// The first line, cut to a length that fits in a log line, without a final stop.

@@ -8,7 +8,7 @@ use aws_config::BehaviorVersion;
 use aws_sdk_costexplorer::{
     Client,
     config::{
-        IdentityCache, Region,
+        IdentityCache, Region, SharedCredentialsProvider,
         retry::{RetryConfig, RetryPartition},
         timeout::TimeoutConfig,
     },
@@ -71,8 +71,8 @@ impl Timeouts {
     pub(super) const PRODUCTION: Self = Self {
         connect: Duration::from_secs(5),
         read: Duration::from_secs(30),
-        attempt: Duration::from_secs(60),
-        operation: Duration::from_secs(180),
+        attempt: Duration::from_mins(1),
+        operation: Duration::from_mins(3),
         credentials: Duration::from_secs(20),
         backoff: Duration::from_secs(1),
     };
@@ -91,14 +91,16 @@ impl CostExplorer {
         http: &SharedHttpClient,
         clock: Clock,
     ) -> Result<Self, FetchError> {
-        Ok(Self::with_timeouts(connection, http, clock, Timeouts::PRODUCTION).await)
+        Ok(Self::with(connection, http, clock, Timeouts::PRODUCTION, None).await)
     }
 
-    pub(super) async fn with_timeouts(
+    /// `ambient` stands in for the default chain, which depends on the machine.
+    pub(super) async fn with(
         connection: &ConnectionConfig,
         http: &SharedHttpClient,
         clock: Clock,
         timeouts: Timeouts,
+        ambient: Option<SharedCredentialsProvider>,
     ) -> Self {
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(connection.region.clone()))
@@ -115,7 +117,7 @@ impl CostExplorer {
             .retry_config(
                 RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(timeouts.backoff),
             );
-        let base = credentials::load(loader, connection, http).await;
+        let base = credentials::load(loader, ambient, connection, http).await;
 
         // The SDK's allowance for retries is one per process unless it is given a name: a throttled
         // account would take the retries of the others.
@@ -232,7 +234,7 @@ impl CostExplorer {
             action: action.to_owned(),
             connection: &self.connection,
             net: self.query.has_net(),
-            transmitted: call.was_transmitted(),
+            stage: call.stage(),
             // Positive: AWS's clock is ahead of ours.
             skew: call.date().map(|date| date.duration_since(self.clock.now())),
         }

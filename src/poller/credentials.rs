@@ -14,11 +14,17 @@ use secrecy::ExposeSecret as _;
 use crate::config::{ConnectionConfig, CredentialsConfig};
 
 /// Adds the credentials of a connection to a loader that has everything else, and loads.
+/// `ambient` is taken instead of the default chain where there is one.
 pub(super) async fn load(
     loader: ConfigLoader,
+    ambient: Option<SharedCredentialsProvider>,
     connection: &ConnectionConfig,
     http: &SharedHttpClient,
 ) -> SdkConfig {
+    let loader = match ambient {
+        Some(provider) => loader.credentials_provider(provider),
+        None => loader,
+    };
     match &connection.credentials {
         CredentialsConfig::Default => loader.load().await,
         CredentialsConfig::Keys { access_key_id, secret_access_key, session_token } => {

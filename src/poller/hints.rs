@@ -2,7 +2,10 @@
 
 use jiff::SignedDuration;
 
-use super::classify::{Asked, Service};
+use super::{
+    charges::Stage,
+    classify::{Asked, Service},
+};
 use crate::{config::CredentialsConfig, cost::Granularity};
 
 /// AWS refuses signatures that are five minutes off.
@@ -177,41 +180,43 @@ pub(super) fn aws_trouble() -> String {
     "nothing to do: the trouble is AWS's, and the next poll asks again".to_owned()
 }
 
-pub(super) fn broke_off(status: u16) -> String {
-    let charged = if status < 300 { ", and the request is counted as charged" } else { "" };
-    format!(
-        "nothing to do, the next poll asks again{charged}: if it recurs, look at the network or the proxy"
-    )
+pub(super) fn broke_off(status: u16, asked: &Asked<'_>) -> String {
+    let price = if status < 300 { price(asked) } else { "" };
+    format!("nothing to do, the next poll asks again{price}: if it recurs, look at the network or the proxy")
 }
 
 pub(super) fn no_answer(asked: &Asked<'_>) -> String {
     format!(
-        "nothing to do, the next poll asks again, and the request is counted as charged: if it recurs, look at \
-         the way to {}",
+        "nothing to do, the next poll asks again{}: if it recurs, look at the way to {}",
+        price(asked),
         endpoint(asked)
     )
 }
 
 pub(super) fn no_connection(asked: &Asked<'_>) -> String {
-    format!(
-        "check that this machine can reach {} (firewall, route, proxy); nothing was sent or charged",
-        endpoint(asked)
-    )
+    format!("check that this machine can reach {} (firewall, route, proxy){}", endpoint(asked), price(asked))
 }
 
 pub(super) fn dns(asked: &Asked<'_>) -> String {
-    format!(
-        "check this machine's DNS, and that it may resolve the name of {}; nothing was sent or charged",
-        endpoint(asked)
-    )
+    format!("check this machine's DNS, and that it knows the name of {}{}", endpoint(asked), price(asked))
 }
 
 pub(super) fn certificate(asked: &Asked<'_>) -> String {
     format!(
         "install the CA that signed the certificate of {} in the system's store (package `ca-certificates`, or \
-         `SSL_CERT_FILE`), or check the machine's clock; nothing was sent or charged",
-        endpoint(asked)
+         `SSL_CERT_FILE`), or set the machine's clock{}",
+        endpoint(asked),
+        price(asked)
     )
+}
+
+/// What a request without an answer costs; STS is free.
+fn price(asked: &Asked<'_>) -> &'static str {
+    match (asked.service, asked.stage) {
+        (Service::CostExplorer(_), Stage::Connecting) => "; nothing was sent or charged",
+        (Service::CostExplorer(_), Stage::Sent) => " (this request is counted as charged)",
+        _ => "",
+    }
 }
 
 /// An answer that is none of Cost Explorer's.

@@ -44,7 +44,7 @@ pub(super) fn into_page(
     for result in results {
         let time = result.time_period.ok_or_else(|| Malformed("a result has no `TimePeriod`".to_owned()))?;
         let period = Period::parse(window.granularity(), &time.start, &time.end)
-            .map_err(|error| Malformed(format!("a result's `TimePeriod` {error}")))?;
+            .map_err(|error| Malformed(format!("the period {error}")))?;
         if !window.contains(period) {
             return Err(Malformed(format!("the period `{period}` was not asked for")));
         }

@@ -1,6 +1,10 @@
 //! The poller's AWS client against canned answers over real sockets.
 
+mod credentials;
+mod errors;
+mod faults;
 mod pages;
+mod requests;
 mod server;
 
 use std::time::Duration;
@@ -16,7 +20,7 @@ use crate::{
     cost::{CostMetric, Granularity},
 };
 
-/// The clock of every test, and a minute before the `Date` of every canned answer.
+/// The day of every window.
 const NOW: &str = "2026-03-15T08:00:00Z";
 
 /// As in production, but short: nothing here waits longer than 300 ms for anything.
@@ -61,7 +65,7 @@ async fn client_with(
     http: &SharedHttpClient,
     timeouts: Timeouts,
 ) -> CostExplorer {
-    CostExplorer::with_timeouts(connection, http, Clock::manual(at(NOW)), timeouts).await
+    CostExplorer::with(connection, http, Clock::system(), timeouts, None).await
 }
 
 fn window() -> Window {

@@ -1,18 +1,29 @@
 //! A server that plays canned answers, one per request, and keeps what it was asked.
 //!
-//! It stops when it is dropped, after as many requests as it has answers for every one further
-//! gets the last again.
+//! Requests beyond the last answer get that answer again. It stops when it is dropped.
 
 use std::sync::{Arc, Mutex};
 
+use jiff::SignedDuration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
-/// The `Date` of every answer that does not say otherwise.
-pub(super) const DATE: &str = "Sun, 15 Mar 2026 08:01:00 GMT";
+use crate::clock::Clock;
+
+/// A `Date` so far from this machine's clock. The SDK itself looks at it: far off, it corrects its
+/// own clock and tries refusals again.
+pub(super) fn date(ahead: SignedDuration) -> String {
+    let instant = Clock::system().now() + ahead;
+    instant.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// The headers of an ordinary answer.
+pub(super) fn dated() -> Vec<(&'static str, String)> {
+    vec![("date", date(SignedDuration::ZERO))]
+}
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
@@ -31,18 +42,20 @@ pub(super) enum Answer {
 
 impl Answer {
     pub(super) fn json(body: &str) -> Self {
-        Self::Http(200, vec![("date", DATE.to_owned())], body.to_owned())
+        Self::Http(200, dated(), body.to_owned())
     }
 
     /// An error as AWS writes it.
     pub(super) fn error(status: u16, code: &str, message: &str) -> Self {
         let body = serde_json::json!({ "__type": code, "Message": message });
-        let headers = vec![("date", DATE.to_owned()), ("x-amzn-requestid", "11111111-2222".to_owned())];
+        let mut headers = dated();
+        headers.push(("x-amzn-requestid", "11111111-2222".to_owned()));
         Self::Http(status, headers, body.to_string())
     }
 
     pub(super) fn html(status: u16) -> Self {
-        let headers = vec![("date", DATE.to_owned()), ("content-type", "text/html".to_owned())];
+        let mut headers = dated();
+        headers.push(("content-type", "text/html".to_owned()));
         Self::Http(status, headers, "<html><body>hello</body></html>".to_owned())
     }
 }
@@ -120,7 +133,8 @@ async fn serve(mut socket: TcpStream, answers: Vec<Answer>, kept: Arc<Mutex<Vec<
             )
         }
         Answer::Truncated | Answer::Stalled => {
-            format!("HTTP/1.1 200 OK\r\ndate: {DATE}\r\ncontent-length: 4000\r\n\r\n{{\"ResultsByTime\":[")
+            let date = date(SignedDuration::ZERO);
+            format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: 4000\r\n\r\n{{\"ResultsByTime\":[")
         }
     };
     let written = socket.write_all(text.as_bytes()).await;
