@@ -262,15 +262,19 @@ mod tests {
         metrics.succeeded("main", "2026-03-01T00:00:00Z".parse().unwrap());
         metrics.ledger_rows("main", 3);
         metrics.budget_left(Allowance::Requests(22));
-        insta::assert_snapshot!(metrics.render(), @r#"
+        // Families are unordered.
+        let text = metrics.render();
+        let mut lines: Vec<_> = text.lines().collect();
+        lines.sort_unstable();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
 # HELP billing_source_polls Polls of one window, by how they ended.
 # TYPE billing_source_polls counter
 billing_source_polls_total{connection="main",granularity="daily",outcome="complete"} 1
 # HELP billing_source_cost_explorer_requests Requests to Cost Explorer; `charged` and `unknown` cost $0.01 each.
 # TYPE billing_source_cost_explorer_requests counter
-billing_source_cost_explorer_requests_total{outcome="unsent"} 0
-billing_source_cost_explorer_requests_total{outcome="refused"} 0
 billing_source_cost_explorer_requests_total{outcome="charged"} 2
+billing_source_cost_explorer_requests_total{outcome="refused"} 0
+billing_source_cost_explorer_requests_total{outcome="unsent"} 0
 billing_source_cost_explorer_requests_total{outcome="unknown"} 0
 # HELP billing_source_records Cost records read, by verdict.
 # TYPE billing_source_records counter

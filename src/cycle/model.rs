@@ -98,6 +98,10 @@ impl Transport for Memory {
         Ok(())
     }
 
+    fn comes_back(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "memory"
     }
@@ -363,9 +367,13 @@ fn walk(steps: &[Step], unfenced: bool) -> Vec<String> {
         for step in steps {
             match step {
                 Step::Restate { day, service, cents, estimated } => {
-                    world.change(|book| drop(book.insert((*day, *service), (*cents, *estimated))));
+                    world.change(|book| {
+                        book.insert((*day, *service), (*cents, *estimated));
+                    });
                 }
-                Step::Withdraw { day, service } => world.change(|book| drop(book.remove(&(*day, *service)))),
+                Step::Withdraw { day, service } => world.change(|book| {
+                    book.remove(&(*day, *service));
+                }),
                 Step::Poll(poll) => world.run(poll, 0).await,
             }
         }

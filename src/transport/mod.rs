@@ -61,6 +61,9 @@ pub trait Transport: Send + Sync + 'static {
     /// When the last write cannot be proven.
     fn close(&self) -> impl Future<Output = Result<(), TransportError>> + Send;
 
+    /// Whether waiting can mend what is unavailable: a broker comes back, a closed pipe does not.
+    fn comes_back(&self) -> bool;
+
     /// For metrics and logs: `local`.
     fn name(&self) -> &'static str;
 }

@@ -132,6 +132,10 @@ impl Transport for Local {
         self.blocking(|inner| inner.store.checkpoint()).await
     }
 
+    fn comes_back(&self) -> bool {
+        false
+    }
+
     fn name(&self) -> &'static str {
         "local"
     }
