@@ -232,8 +232,11 @@ fn credentials_error(error: &CredentialsError, asked: &Asked<'_>) -> FetchError 
         Some(source) => format!("no AWS credentials: {}", deepest_texts(source)),
         None => "no AWS credentials".to_owned(),
     };
+    // A source that exists and could not be reached may be there the next time.
     let kind = match error {
+        CredentialsError::CredentialsNotLoaded(_) => FetchErrorKind::Denied,
         CredentialsError::ProviderTimedOut(_) => FetchErrorKind::Unavailable,
+        _ if find::<ConnectorError>(error).is_some() => FetchErrorKind::Unavailable,
         _ => FetchErrorKind::Denied,
     };
     asked.error(kind, &reason, Some(hints::no_credentials(asked)))

@@ -8,7 +8,7 @@ use super::{
 };
 
 async fn outcome(endpoint: &str) -> (String, CostExplorer) {
-    let client = client(&connection(endpoint)).await;
+    let client = client_with(&connection(endpoint), &http_client(), SHORT).await;
     let error = client.page(&window(), None).await.unwrap_err();
     (rendered(&error).replace(endpoint, "http://server"), client)
 }
