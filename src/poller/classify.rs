@@ -1,7 +1,7 @@
 //! From an error of the SDK to a kind for the policy and a hint for people.
 //!
-//! The kind comes from AWS's error code, the HTTP status and the stage that failed, never from a
-//! message; messages only choose between hints. No secret reaches a message: of AWS's texts only
+//! The kind comes from AWS's error code, the HTTP status and the stage that failed, not from what a
+//! message says; messages choose between hints. No secret reaches a message: of AWS's texts only
 //! the first line is taken, because below it a refused signature quotes the signed headers.
 
 use std::error::Error;
@@ -113,11 +113,13 @@ where
         SdkError::TimeoutError(_) => {
             asked.error(FetchErrorKind::Unavailable, "no answer came in time", Some(hints::no_answer(asked)))
         }
-        _ => {
-            let reason = format!("the request could not be made: {}", innermost(error));
-            asked.error(FetchErrorKind::Invalid, &reason, Some(hints::not_built()))
-        }
+        _ => not_built(&innermost(error), asked),
     }
+}
+
+fn not_built(reason: &str, asked: &Asked<'_>) -> FetchError {
+    let reason = format!("the request could not be made: {reason}");
+    asked.error(FetchErrorKind::Invalid, &reason, Some(hints::not_built()))
 }
 
 /// An HTTP answer that is an error, or a 200 whose body is none of AWS's.
@@ -199,10 +201,16 @@ fn unnamed_error(answer: &Answer<'_>, asked: &Asked<'_>) -> FetchError {
 fn connector_error(connector: &ConnectorError, asked: &Asked<'_>) -> FetchError {
     let reason = innermost(connector);
     let chain = chain_text(connector);
-    let (reason, hint) = if asked.stage == Stage::Signing {
-        // The identity cache gives up with an error type of its own.
-        (format!("no credentials came: {reason}"), hints::slow_credentials())
-    } else if asked.stage == Stage::Sent {
+    if asked.stage == Stage::Signing {
+        // The identity cache gives up with an error of a type it keeps to itself: its text is the one
+        // that has to decide. What else fails here is an endpoint that cannot be used.
+        if chain.contains("identity resolver timed out") {
+            let reason = format!("no credentials came: {reason}");
+            return asked.error(FetchErrorKind::Unavailable, &reason, Some(hints::slow_credentials()));
+        }
+        return not_built(&reason, asked);
+    }
+    let (reason, hint) = if asked.stage == Stage::Sent {
         (format!("no answer: {reason}"), hints::no_answer(asked))
     } else if chain.contains("dns error") {
         (format!("the endpoint's name could not be resolved: {reason}"), hints::dns(asked))
@@ -232,8 +240,11 @@ fn credentials_error(error: &CredentialsError, asked: &Asked<'_>) -> FetchError 
         Some(source) => format!("no AWS credentials: {}", deepest_texts(source)),
         None => "no AWS credentials".to_owned(),
     };
+    // A source that exists and could not be reached may be there the next time.
     let kind = match error {
+        CredentialsError::CredentialsNotLoaded(_) => FetchErrorKind::Denied,
         CredentialsError::ProviderTimedOut(_) => FetchErrorKind::Unavailable,
+        _ if find::<ConnectorError>(error).is_some() => FetchErrorKind::Unavailable,
         _ => FetchErrorKind::Denied,
     };
     asked.error(kind, &reason, Some(hints::no_credentials(asked)))

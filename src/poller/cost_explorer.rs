@@ -30,9 +30,6 @@ use super::{
 };
 use crate::{clock::Clock, config::ConnectionConfig};
 
-/// How often the SDK tries one request, in all.
-const ATTEMPTS: u32 = 3;
-
 /// The one HTTP client of the process: one pool of connections, one TLS stack, the system's CAs.
 pub fn http_client() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
@@ -79,6 +76,10 @@ impl Timeouts {
 }
 
 impl CostExplorer {
+    /// How often one request is tried, in all: so many requests one [`Self::page`] may cost at worst,
+    /// when each attempt is sent and no answer comes.
+    pub const ATTEMPTS: u32 = 3;
+
     /// Makes the clients of a connection. Sends nothing: credentials are looked up with the first
     /// request.
     ///
@@ -115,7 +116,9 @@ impl CostExplorer {
                     .build(),
             )
             .retry_config(
-                RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(timeouts.backoff),
+                RetryConfig::standard()
+                    .with_max_attempts(Self::ATTEMPTS)
+                    .with_initial_backoff(timeouts.backoff),
             );
         let base = credentials::load(loader, ambient, connection, http).await;
 

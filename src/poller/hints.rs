@@ -101,9 +101,9 @@ pub(super) fn expired(asked: &Asked<'_>) -> String {
             "put new temporary keys in place of the expired ones, or use a role or profile, which renews itself"
                 .to_owned()
         }
-        CredentialsConfig::Profile { profile } | CredentialsConfig::Role { profile: Some(profile), .. } => format!(
-            "renew the session of the profile `{profile}`, for example with `aws sso login --profile {profile}`"
-        ),
+        CredentialsConfig::Profile { profile } | CredentialsConfig::Role { profile: Some(profile), .. } => {
+            format!("renew what the profile `{profile}` holds: its temporary keys, or the session they come from")
+        }
         CredentialsConfig::Default | CredentialsConfig::Role { profile: None, .. } => {
             "renew the temporary credentials the environment gives this process (`AWS_SESSION_TOKEN` or the \
              mounted file)"
@@ -252,7 +252,8 @@ pub(super) fn no_credentials(asked: &Asked<'_>) -> String {
         CredentialsConfig::Profile { profile } | CredentialsConfig::Role { profile: Some(profile), .. } => {
             format!(
                 "check the profile `{profile}` in `~/.aws/config` and `~/.aws/credentials` (or `AWS_CONFIG_FILE`) of \
-                 the user this runs as; IAM Identity Center (SSO) profiles are not supported"
+                 the user this runs as; a profile of IAM Identity Center (SSO) is only read through \
+                 `credential_process = aws configure export-credentials --profile <name>`"
             )
         }
         CredentialsConfig::Default | CredentialsConfig::Role { profile: None, .. } => {
@@ -276,6 +277,8 @@ fn custom_endpoint<'a>(asked: &Asked<'a>) -> Option<(&'static str, &'a str)> {
     let own = connection.endpoint_url.as_deref().map(|url| ("endpoint_url", url));
     match asked.service {
         Service::CostExplorer(_) => own,
+        // A profile's own role is assumed at AWS.
+        Service::AssumeRole if !matches!(connection.credentials, CredentialsConfig::Role { .. }) => None,
         Service::Sts | Service::AssumeRole => {
             connection.sts_endpoint_url.as_deref().map(|url| ("sts_endpoint_url", url)).or(own)
         }

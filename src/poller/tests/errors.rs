@@ -345,7 +345,7 @@ async fn one_throttled_connection_leaves_the_others_their_retries() {
     let mut first = connection(&throttled.url);
     first.name = "first".to_owned();
     let http = http_client();
-    let first = client_with(&first, &http, SHORT).await;
+    let first = client_with(&first, &http, PATIENT).await;
     // 500 tokens, 10 for each of the two retries of a call: exhausted well before 60 calls.
     for _ in 0..60 {
         first.page(&window(), None).await.unwrap_err();
@@ -354,7 +354,7 @@ async fn one_throttled_connection_leaves_the_others_their_retries() {
     assert!(before < 180, "the allowance was never exhausted: {before}");
     let mut second = connection(&throttled.url);
     second.group_by = Some(GroupBy::Dimension("LINKED_ACCOUNT".to_owned()));
-    let second = client_with(&second, &http, SHORT).await;
+    let second = client_with(&second, &http, PATIENT).await;
     second.page(&window(), None).await.unwrap_err();
     assert_eq!(throttled.requests().len() - before, 3);
 }

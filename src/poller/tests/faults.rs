@@ -6,9 +6,10 @@ use super::{
     server::{Answer, Server},
     *,
 };
+use crate::poller::RequestCounts;
 
 async fn outcome(endpoint: &str) -> (String, CostExplorer) {
-    let client = client(&connection(endpoint)).await;
+    let client = client_with(&connection(endpoint), &http_client(), SHORT).await;
     let error = client.page(&window(), None).await.unwrap_err();
     (rendered(&error).replace(endpoint, "http://server"), client)
 }
@@ -79,6 +80,19 @@ async fn a_name_that_does_not_resolve_is_free() {
         ");
     });
     assert_eq!((client.requests().unsent, client.take_spent()), (3, 0));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_none_is_the_configurations_fault() {
+    for endpoint in ["not a url", "http://[::1"] {
+        let (text, client) = outcome(endpoint).await;
+        assert!(text.starts_with("invalid -: "), "{text}");
+        assert!(
+            text.contains("the request could not be made: ") && text.contains("check `endpoint_url`"),
+            "{text}"
+        );
+        assert_eq!((client.requests(), client.take_spent()), (RequestCounts::default(), 0));
+    }
 }
 
 #[tokio::test]

@@ -255,7 +255,7 @@ async fn without_a_date_the_clock_tells() {
     for headers in [vec![], vec![("date", "soon".to_owned())]] {
         let server = Server::start([Answer::Http(200, headers, "{}".to_owned())]).await;
         let clock = Clock::manual(at(NOW));
-        let client = CostExplorer::with(&connection(&server.url), &http_client(), clock, SHORT, None).await;
+        let client = CostExplorer::with(&connection(&server.url), &http_client(), clock, PATIENT, None).await;
         assert_eq!(client.page(&window(), None).await.unwrap().observed_at, at(NOW));
     }
 }

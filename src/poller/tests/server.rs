@@ -126,11 +126,11 @@ async fn serve(mut socket: TcpStream, answers: Vec<Answer>, kept: Arc<Mutex<Vec<
         Answer::Closed => return,
         Answer::Silent => return std::future::pending::<()>().await,
         Answer::Http(status, headers, body) => {
-            let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            let length = body.len();
-            format!(
-                "HTTP/1.1 {status} -\r\n{lines}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
-            )
+            let mut text = format!("HTTP/1.1 {status} -\r\n");
+            for (name, value) in headers {
+                text.extend([name, ": ", value, "\r\n"]);
+            }
+            text + &format!("content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
         }
         Answer::Truncated | Answer::Stalled => {
             let date = date(SignedDuration::ZERO);
