@@ -262,7 +262,7 @@ async fn serve<T: Transport>(
     let scope = context.factory.scope().id();
     let connection = &*context.connection.name;
     while !shared.shutdown.is_cancelled() {
-        let result = async {
+        let result: Result<Option<Timestamp>, TransportError> = async {
             let state = context.transport.recover(&scope, &mut ledger).await?;
             let now = shared.world.clock.now();
             let due_at = |granularity: Granularity| state.due_at(granularity, context.poll.interval);
@@ -284,8 +284,9 @@ async fn serve<T: Transport>(
             finish(shared, context, &report);
             let claimed = report.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Claimed));
             Ok(claimed.then(|| later_by(now, Duration::from_secs(5))))
-        };
-        match result.await {
+        }
+        .await;
+        match result {
             Ok(next) => {
                 pause = FIRST_PAUSE;
                 if let Some(next) = next {

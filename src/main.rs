@@ -1,3 +1,9 @@
-//! The binary `amazon-billing-source`.
+//! The binary `amazon-billing-source`: arguments, a runtime, an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use amazon_billing_source::cli;
+
+fn main() -> ExitCode {
+    cli::main().into()
+}

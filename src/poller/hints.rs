@@ -252,8 +252,8 @@ pub(super) fn no_credentials(asked: &Asked<'_>) -> String {
         CredentialsConfig::Profile { profile } | CredentialsConfig::Role { profile: Some(profile), .. } => {
             format!(
                 "check the profile `{profile}` in `~/.aws/config` and `~/.aws/credentials` (or `AWS_CONFIG_FILE`) of \
-                 the user this runs as; a profile of IAM Identity Center (SSO) is only read through \
-                 `credential_process = aws configure export-credentials --profile <name>`"
+                 the user this runs as; a session of IAM Identity Center (SSO) is renewed with \
+                 `aws sso login --profile {profile}`"
             )
         }
         CredentialsConfig::Default | CredentialsConfig::Role { profile: None, .. } => {

@@ -1,0 +1,341 @@
+//! The command line: what can be asked for, and who does it.
+//!
+//! Events and what was asked for go to stdout, everything else to stderr.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    admin::{self, Readiness},
+    app::{self, Mode, World},
+    clock::Clock,
+    commands::{
+        check::{self, CheckArgs},
+        demo::{self, DemoArgs},
+        ledger,
+        simulate::{self, SimulateArgs},
+    },
+    config::{self, Config, Loaded, TransportConfig},
+    exit::{Exit, report},
+    telemetry::{LogFormat, Metrics, init_logs},
+    transport::local::Local,
+};
+
+/// AWS spend as a trustworthy event stream: Cost Explorer to `CloudEvents`, effectively once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "amazon-billing-source",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Example:
+  amazon-billing-source demo"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log filter, such as `info`, `debug` or `amazon_billing_source=trace`
+    #[arg(long, global = true, env = "BILLING_SOURCE_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Poll every connection when due and publish what is new, revised or gone
+    #[command(after_help = "\
+Example:
+  amazon-billing-source run --config billing.toml
+  amazon-billing-source run --config billing.toml --once   # for cron")]
+    Run {
+        #[command(flatten)]
+        files: ConfigFiles,
+        /// One cycle for every connection now, due or not, then exit
+        #[arg(long)]
+        once: bool,
+    },
+    /// Watch a simulated month and its close become events: no AWS account, no server
+    Demo(DemoArgs),
+    /// Serve a simulated Cost Explorer to try things on
+    Simulate(SimulateArgs),
+    /// Check the configuration, and with --connect what it points to
+    Check(CheckArgs),
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Look at the state
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// Print the IAM policy the credentials need
+    #[command(after_help = "\
+Example:
+  amazon-billing-source policy > policy.json")]
+    Policy,
+    /// Print shell completions
+    #[command(after_help = "\
+Example:
+  amazon-billing-source completions bash > /etc/bash_completion.d/amazon-billing-source")]
+    Completions {
+        /// Which shell's
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Every value in force with its origin; JSON lines in a pipe
+    #[command(after_help = "\
+Example:
+  amazon-billing-source config show --config billing.toml")]
+    Show {
+        #[command(flatten)]
+        files: ConfigFiles,
+    },
+    /// The JSON Schema of the configuration, for editors
+    #[command(after_help = "\
+Example:
+  amazon-billing-source config schema > billing-source.schema.json")]
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// What was last published of every key, as JSON lines; also beside a running process
+    #[command(after_help = "\
+Example:
+  amazon-billing-source ledger show --config billing.toml | jq -r '[.key, .revision] | @tsv'")]
+    Show {
+        #[command(flatten)]
+        files: ConfigFiles,
+    },
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConfigFiles {
+    /// Configuration file; repeated, later ones override earlier ones
+    #[arg(long = "config", value_name = "FILE", env = "BILLING_SOURCE_CONFIG")]
+    pub files: Vec<PathBuf>,
+}
+
+impl ConfigFiles {
+    /// Loads the files and the environment; problems are reported.
+    ///
+    /// # Errors
+    /// `Exit::Config`, everything already said.
+    pub fn load(&self) -> Result<Loaded, Exit> {
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        config::load(&self.files, environment).map_err(|error| {
+            report(&error, None);
+            Exit::Config
+        })
+    }
+
+    /// The same, with at least one connection.
+    ///
+    /// # Errors
+    /// `Exit::Config`, everything already said.
+    pub fn load_connections(&self) -> Result<Loaded, Exit> {
+        let loaded = self.load()?;
+        loaded.config.require_connections().map_err(|error| {
+            report(&error, None);
+            Exit::Config
+        })?;
+        Ok(loaded)
+    }
+}
+
+/// Parses the arguments and does what they ask.
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for and come this way too, on stdout.
+            let asked_for = !error.use_stderr();
+            let printed = error.print().is_ok();
+            return if asked_for && printed { Exit::Done } else { Exit::Usage };
+        }
+    };
+    if let Err(error) = init_logs(&cli.log, cli.log_format) {
+        report(&error, Some("see https://docs.rs/tracing-subscriber, EnvFilter, for the syntax"));
+        return Exit::Usage;
+    }
+    match cli.command {
+        Command::Run { files, once } => run(&files, once),
+        Command::Demo(args) => on_runtime(|shutdown| demo::run(args, shutdown)),
+        Command::Simulate(args) => on_runtime(|shutdown| async {
+            simulate::run(args, shutdown).await.map_or_else(
+                |error| {
+                    report(&format!("{error:#}"), None);
+                    Exit::Failed
+                },
+                |()| Exit::Done,
+            )
+        }),
+        Command::Check(args) => on_runtime(|_| check::run(args)),
+        Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
+            Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
+            Err(exit) => exit,
+        },
+        Command::Config { command: ConfigCommand::Schema } => {
+            print(&format!("{:#}\n", config::json_schema()))
+        }
+        Command::Ledger { command: LedgerCommand::Show { files } } => match files.load() {
+            Ok(loaded) => ledger::show(&loaded.config),
+            Err(exit) => exit,
+        },
+        Command::Policy => print(include_str!("../deploy/iam/policy.json")),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "amazon-billing-source", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn run(files: &ConfigFiles, once: bool) -> Exit {
+    let loaded = match files.load_connections() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let config = loaded.config;
+    let mode = if once { Mode::Once } else { Mode::Service };
+    on_runtime(|shutdown| async move {
+        let TransportConfig::Local(local) = &config.transport;
+        match Local::connect(local) {
+            Ok(transport) => serve(config, transport, mode, shutdown).await,
+            Err(error) => {
+                report(&error, error.hint.as_deref());
+                Exit::from(&error)
+            }
+        }
+    })
+}
+
+async fn serve(config: Config, transport: Local, mode: Mode, shutdown: CancellationToken) -> Exit {
+    let world = World {
+        clock: Clock::system(),
+        metrics: Metrics::new(),
+        readiness: Readiness::default(),
+        instance: gethostname::gethostname().to_string_lossy().into_owned(),
+    };
+    // A single cycle needs no endpoints, and may run beside a service that has them.
+    if let Some(listen) = config.admin.filter(|_| mode == Mode::Service) {
+        let (metrics, readiness) = (world.metrics.clone(), world.readiness.clone());
+        tokio::spawn(admin::serve(listen, metrics, readiness, shutdown.clone()));
+    }
+    app::run(config, transport, world, mode, shutdown).await
+}
+
+/// Runs a command until it ends by itself, or drains after the first signal, or ends at once with
+/// the second. Threads stuck in a write are left behind.
+fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) -> F) -> Exit {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&format!("could not start: {error}"), None);
+            return Exit::Failed;
+        }
+    };
+    let shutdown = CancellationToken::new();
+    let exit = runtime.block_on(async {
+        tokio::select! {
+            exit = command(shutdown.clone()) => exit,
+            exit = signals(&shutdown) => exit,
+        }
+    });
+    runtime.shutdown_background();
+    exit
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // Waiting for AWS and for a disk is no work for many threads.
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// Returns with the second signal.
+async fn signals(shutdown: &CancellationToken) -> Exit {
+    match wait_for_signal().await {
+        Ok(()) => info!("stopping; once more to stop at once"),
+        Err(error) => {
+            warn!("signals cannot be received: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
+    shutdown.cancel();
+    if let Err(error) = wait_for_signal().await {
+        warn!("signals cannot be received: {error}");
+    }
+    warn!("stopped at once; nothing is lost, the next start recovers it");
+    Exit::Failed
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() -> io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+/// What was asked for, to stdout. A reader that has enough is no failure.
+pub(crate) fn print(text: &str) -> Exit {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => {
+            report(&format!("could not write to stdout: {error}"), None);
+            Exit::Failed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_ends_its_help_with_an_example() {
+        fn check(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            if leaf && command.get_name() != "help" {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("amazon-billing-source "), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

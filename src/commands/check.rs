@@ -1,0 +1,159 @@
+//! `check`: syntax and meaning of the configuration, then, asked to, what it points to.
+
+use jiff::Timestamp;
+
+use crate::{
+    cli::{ConfigFiles, print},
+    clock::Clock,
+    config::{Config, ConnectionConfig, Loaded, TransportConfig, collide},
+    cost::Granularity,
+    exit::{Exit, report},
+    poller::{CostExplorer, FetchError, Window, http_client},
+    transport::{Transport as _, TransportErrorKind, local::Local},
+};
+
+/// How deep to look.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  amazon-billing-source check --config billing.toml --connect")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    files: ConfigFiles,
+    /// Reach the output, and AWS by a call that is free
+    #[arg(long)]
+    connect: bool,
+    /// Also send one Cost Explorer request per granularity; each costs $0.01
+    #[arg(long, requires = "connect")]
+    query: bool,
+}
+
+/// Says what is fine on stdout and what is not on stderr; the worst of it is the exit code.
+pub async fn run(args: CheckArgs) -> Exit {
+    let loaded = match args.files.load_connections() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    let mut exit = say("ok", &summary(&loaded));
+    for warning in &loaded.warnings {
+        exit = exit.max(say("warning", warning));
+    }
+    if !args.connect {
+        return exit.max(say("skipped", "nothing was reached; add `--connect` to reach AWS and the output"));
+    }
+    exit = exit.max(output(&loaded.config).await);
+    exit.max(connections(&loaded.config, args.query).await)
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let files: Vec<_> = loaded.sources.iter().map(|source| format!("`{source}`")).collect();
+    let (files_keys, environment) = loaded.written();
+    let from = if files.is_empty() { "built-in defaults".to_owned() } else { files.join(", ") };
+    format!("configuration {from} ({files_keys} keys from files, {environment} from the environment)")
+}
+
+async fn output(config: &Config) -> Exit {
+    let TransportConfig::Local(local) = &config.transport;
+    let result = match Local::connect(local) {
+        Ok(transport) => transport.check().await,
+        Err(error) if error.kind == TransportErrorKind::InUse => {
+            return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(facts) => facts.iter().map(|fact| say("ok", fact)).max().unwrap_or(Exit::Done),
+        Err(error) => {
+            report(&error, error.hint.as_deref());
+            Exit::from(&error)
+        }
+    }
+}
+
+async fn connections(config: &Config, query: bool) -> Exit {
+    let http = http_client();
+    let mut exit = Exit::Done;
+    let mut known: Vec<(String, &ConnectionConfig)> = Vec::new();
+    for connection in &config.connections {
+        let name = &connection.name;
+        let checked = async {
+            let aws = CostExplorer::connect(connection, &http, Clock::system()).await?;
+            let account = aws.caller_identity().await?;
+            Ok::<_, FetchError>((aws, account))
+        };
+        let (aws, account) = match checked.await {
+            Ok(checked) => checked,
+            Err(error) => {
+                exit = exit.max(failed(name, &error));
+                continue;
+            }
+        };
+        exit = exit.max(say(
+            "ok",
+            &format!(
+                "connection `{name}`: credentials belong to account {account} (sts:GetCallerIdentity, free)"
+            ),
+        ));
+        let account = match &connection.account_id {
+            Some(configured) if *configured != account => {
+                let note = format!(
+                    "connection `{name}`: `account_id` is {configured}; events will say so, not {account}"
+                );
+                exit = exit.max(say("warning", &note));
+                configured.clone()
+            }
+            _ => account,
+        };
+        let rival = known.iter().find(|(other, config)| *other == account && collide(config, connection));
+        if let Some((_, other)) = rival {
+            let message =
+                format!("connections `{}` and `{name}` would write the same keys of {account}", other.name);
+            report(&message, Some("give them different filters, groupings or granularities"));
+            exit = exit.max(Exit::Config);
+        }
+        known.push((account, connection));
+        if query {
+            for granularity in &connection.granularity {
+                exit = exit.max(ask(config, name, &aws, *granularity).await);
+            }
+        }
+    }
+    if !query {
+        let note = "Cost Explorer was not queried; each request costs $0.01, add `--query` to send one per \
+                    granularity";
+        exit = exit.max(say("skipped", note));
+    }
+    exit
+}
+
+async fn ask(config: &Config, name: &str, aws: &CostExplorer, granularity: Granularity) -> Exit {
+    let now: Timestamp = Clock::system().now();
+    let window = Window::due(granularity, now, config.poll.settle_days, None);
+    let answer = aws.page(&window, None).await;
+    let cents = aws.take_spent();
+    match answer {
+        Ok(page) => {
+            let more = if page.next.is_some() { " on the first page" } else { "" };
+            let count = page.records.len();
+            say(
+                "ok",
+                &format!(
+                    "connection `{name}`: {count} {granularity} cost records{more} from {} on; this cost ${}.{:02}",
+                    window.from,
+                    cents / 100,
+                    cents % 100
+                ),
+            )
+        }
+        Err(error) => failed(name, &error),
+    }
+}
+
+fn failed(name: &str, error: &FetchError) -> Exit {
+    report(&format!("connection `{name}`: {error}"), error.hint.as_deref());
+    Exit::from(error)
+}
+
+fn say(label: &str, text: &str) -> Exit {
+    print(&format!("{label}: {text}\n"))
+}
