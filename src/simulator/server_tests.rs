@@ -264,3 +264,22 @@ async fn scenarios_refuse_what_they_say() {
         assert!(expected.is_none_or(|part| answer.text.contains(part)), "{name} {}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn faults_of_sts_leave_cost_explorer_and_the_bill_alone() {
+    let simulator = start(Options::default(), NOW).await;
+    for fault in [Fault::Unavailable, Fault::ExpiredToken] {
+        simulator.faults().inject(Injection { sts: true, ..fault.into() });
+    }
+    ask(&simulator, ("2026-09-01", "2026-09-02"), "DAILY", json!({})).await;
+    let head =
+        signed("us-east-1").replace("/ce/", "/sts/").replace("x-amz-json-1.1", "x-www-form-urlencoded");
+    for (status, part) in
+        [(503, "<html>"), (400, "<Code>ExpiredToken</Code>"), (200, "<Account>111122223333</Account>")]
+    {
+        let answer = http(&simulator, &head, "Action=GetCallerIdentity&Version=2011-06-15").await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert!(answer.text.contains(part), "{}", answer.text);
+    }
+    assert_eq!((simulator.bill().chargeable, simulator.bill().refused, simulator.bill().sts), (1, 0, 3));
+}
