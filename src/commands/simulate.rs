@@ -130,3 +130,47 @@ fn announce(url: &str) -> io::Result<()> {
     writeln!(stdout, "listening on {url}")?;
     stdout.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn parse(args: &[&str]) -> SimulateArgs {
+        Cli::try_parse_from([&["simulate"], args].concat()).unwrap().args
+    }
+
+    #[test]
+    fn help_ends_with_an_example() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.trim_end().ends_with("http://127.0.0.1:5055/_simulator/faults"), "{help}");
+    }
+
+    #[test]
+    fn the_clock_is_real_unless_told_otherwise() {
+        assert_eq!(parse(&[]).listen.to_string(), "127.0.0.1:5055");
+        let start = "2026-01-31T12:00:00Z".parse().unwrap();
+        assert!(parse(&[]).clock().now() > start);
+        let still = parse(&["--start", "2026-01-31T12:00:00Z", "--speed", "0"]).clock();
+        assert_eq!(still.now(), start);
+        assert!(parse(&["--start", "2026-01-31T12:00:00Z"]).clock().now() >= start);
+    }
+
+    #[tokio::test]
+    async fn it_runs_until_it_is_told_to_end_and_names_what_it_does_not_know() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        run(parse(&["--listen", "127.0.0.1:0"]), shutdown.clone()).await.unwrap();
+        let error = run(parse(&["--scenario", "weekly"]), shutdown.clone()).await.unwrap_err();
+        assert!(error.to_string().contains("`weekly`; there are company, hourly-disabled"), "{error}");
+        let error = run(parse(&["--recorded", "/nowhere"]), shutdown).await.unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
+}

@@ -180,7 +180,8 @@ pub struct Injection {
     /// Only requests of this granularity, `DAILY`, `HOURLY` or `MONTHLY`.
     #[serde(default)]
     pub granularity: Option<String>,
-    /// Requests to STS instead of Cost Explorer. Only refusals and faults of the wire apply there.
+    /// Requests to STS instead of Cost Explorer. Only refusals, HTML, an empty 429, a stall and a
+    /// reset apply there; other faults are used up without effect.
     #[serde(default)]
     pub sts: bool,
 }

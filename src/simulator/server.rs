@@ -159,7 +159,9 @@ impl Reply<'_> {
                     Fault::Unavailable => (503, HTML),
                     _ => (200, HTML),
                 };
-                self.shared.bill.refuse(&status.to_string());
+                if caller.service == "ce" {
+                    self.shared.bill.refuse(&status.to_string());
+                }
                 Some(self.respond(status, "text/html", text.to_owned()))
             }
             Fault::Stall => {

@@ -4,7 +4,7 @@
 //! through and nothing is stored but caches. Nothing here reads a clock or knows HTTP.
 
 pub(super) mod calendar;
-pub(super) mod catalogue;
+mod catalogue;
 mod charges;
 
 use std::{
