@@ -147,6 +147,9 @@ mod tests {
         ledger.apply(&record.key(), &statement);
     }
 
+    /// Name, services listed, the row's day, status, seconds published later, lacked before, verdicts.
+    type Case<'a> = (&'a str, &'a [&'a str], &'a str, Status, i64, bool, Vec<String>);
+
     /// The truth table of `judge`, row by row.
     #[test]
     fn truth_table() {
@@ -156,7 +159,7 @@ mod tests {
         };
         let gone = |service: &str| format!("gone {service}");
         let missing = |service: &str| format!("missing {service}");
-        let cases: [(&str, &[&str], &str, Status, i64, bool, Vec<String>); 9] = [
+        let cases: [Case<'_>; 9] = [
             // the row's day, what the answer lists that day, status, published at, lacked before
             ("listed", &["A", "B"], "2026-02-03", Status::Live, 0, true, vec![]),
             ("removed already", &["B"], "2026-02-03", Status::Removed, 0, true, vec![]),
