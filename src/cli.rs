@@ -137,9 +137,7 @@ impl ConfigFiles {
     /// # Errors
     /// `Exit::Config`, everything already said.
     pub fn load(&self) -> Result<Loaded, Exit> {
-        let environment =
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        config::load(&self.files, environment).map_err(|error| {
+        config::load(&self.files, environment()).map_err(|error| {
             report(&error, None);
             Exit::Config
         })
@@ -157,6 +155,11 @@ impl ConfigFiles {
         })?;
         Ok(loaded)
     }
+}
+
+/// The environment, but for what is no text: no value of ours can be.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
 }
 
 /// Parses the arguments and does what they ask.

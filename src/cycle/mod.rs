@@ -13,7 +13,7 @@ pub use window_poll::{Counts, WindowPoll};
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _, tz::Offset};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
-    cost::Granularity,
+    cost::{Granularity, midnight, utc_date},
     dedup::{ConnectionState, Ledger},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
@@ -266,14 +266,14 @@ fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Ti
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
 fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
-    let today = Offset::UTC.to_datetime(now).date();
+    let today = utc_date(now);
     let month_only = BudgetConfig { requests_per_day: None, ..budget };
     let next = if Allowance::left(month_only, now, spent).covers(needed) {
         today.saturating_add(1.day())
     } else {
         today.first_of_month().saturating_add(1.month())
     };
-    Offset::UTC.to_timestamp(next.at(0, 0, 0, 0)).unwrap_or(Timestamp::MAX)
+    midnight(next)
 }
 
 /// What every connection spent, with this one's newest figure in place of the log's.

@@ -12,17 +12,18 @@ use std::{
 };
 
 use audience::{Audience, Observed, Style};
-use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date, tz::Offset};
+use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cli::environment,
     clock::Clock,
     config::{
         self, BudgetConfig, Config, ConnectionConfig, CredentialsConfig, LocalConfig, PollConfig,
         TransportConfig,
     },
-    cost::{CostMetric, Granularity},
+    cost::{CostMetric, Granularity, midnight},
     cycle::{self, ClaimWatch, Context},
     dedup::Ledger,
     event::EventFactory,
@@ -126,8 +127,9 @@ fn prepare(args: &DemoArgs) -> Result<(Stage, Script), Exit> {
             }
         }
     };
-    let loaded = config::load(&args.config, []).map_err(|error| fail(&error, None))?;
-    let mut config = loaded.config;
+    // Without a configuration of the user's the demo is the same everywhere.
+    let environment: Vec<_> = if args.config.is_empty() { Vec::new() } else { environment().collect() };
+    let mut config = config::load(&args.config, environment).map_err(|error| fail(&error, None))?.config;
     let mut dir = None;
     if args.config.is_empty() {
         let folder = args.dir.clone().unwrap_or_else(|| {
@@ -291,6 +293,5 @@ fn days(first: Date, last: Date) -> impl Iterator<Item = Date> {
 }
 
 fn instant(day: Date, hour: i64) -> Timestamp {
-    let midnight = Offset::UTC.to_timestamp(day.at(0, 0, 0, 0)).unwrap_or(Timestamp::MAX);
-    midnight.checked_add(SignedDuration::from_hours(hour)).unwrap_or(Timestamp::MAX)
+    midnight(day).checked_add(SignedDuration::from_hours(hour)).unwrap_or(Timestamp::MAX)
 }
