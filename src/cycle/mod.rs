@@ -213,7 +213,7 @@ async fn poll<T: Transport>(
             if token.is_none() {
                 break 'query if poll.records() == 0 { Outcome::Empty } else { Outcome::Complete };
             }
-            if let Err(spent) = poll.reserve_another(guard.pages()).await? {
+            if let Err(spent) = poll.reserve_another().await? {
                 break 'query spent;
             }
         }

@@ -118,8 +118,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     }
 
     /// Counts another page as spent once more have come than were expected.
-    pub async fn reserve_another(&mut self, pages: u32) -> Result<Result<(), Outcome>, TransportError> {
-        self.pages = pages;
+    pub async fn reserve_another(&mut self) -> Result<Result<(), Outcome>, TransportError> {
         let reserved = self.state.claim.as_ref().map_or(0, |claim| claim.reserved);
         if self.requests < reserved {
             return Ok(Ok(()));
@@ -164,6 +163,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// Forgets the pages seen: the window is read again from its first page.
     pub fn restart(&mut self) {
         self.sightings = Sightings::new(self.window, self.ledger);
+        self.pages = 0;
     }
 
     /// How many cost records AWS listed.
