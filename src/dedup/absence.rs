@@ -1,8 +1,8 @@
 //! Absence: which published rows a complete answer no longer lists.
 //!
-//! Nothing is concluded from a failed, partial or empty answer, nor from one with an empty page,
-//! nor from a period without any row,
-//! nor from one answer alone: a row is retracted when two complete answers in a row lack it.
+//! Nothing is concluded from a failed, partial or empty answer, nor from one with an empty page, nor
+//! from a period without any row, nor from one answer alone: a row is retracted when two complete
+//! answers in a row lack it.
 
 use std::collections::BTreeSet;
 
