@@ -11,7 +11,7 @@ mod window_poll;
 pub use claim::ClaimWatch;
 pub use window_poll::{Counts, WindowPoll};
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use tokio::sync::Mutex;
@@ -166,8 +166,8 @@ async fn poll<T: Transport>(
     let window = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
-    if let Err(spent) = poll.claim(poll_state.pages.max(1)).await? {
-        return poll.close_without_answer(spent).await;
+    if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
+        return poll.close_without_answer(outcome).await;
     }
     let mut restarted = false;
     let outcome = 'query: loop {
@@ -213,8 +213,8 @@ async fn poll<T: Transport>(
             if token.is_none() {
                 break 'query if poll.records() == 0 { Outcome::Empty } else { Outcome::Complete };
             }
-            if let Err(spent) = poll.reserve_another().await? {
-                break 'query spent;
+            if let ControlFlow::Break(outcome) = poll.reserve_another().await? {
+                break 'query outcome;
             }
         }
     };

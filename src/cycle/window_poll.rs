@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::AddAssign,
+    ops::{AddAssign, ControlFlow},
     time::Instant,
 };
 
@@ -104,30 +104,30 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// Writes the claim into the log and counts the expected pages as spent before they are asked
     /// for, so that a process killed under way has never spent more than the log says.
     ///
-    /// `Err` with the outcome where the budget does not hold them or another process was faster.
-    pub async fn claim(&mut self, expected: u32) -> Result<Result<(), Outcome>, TransportError> {
+    /// `Break` with the outcome where the budget does not hold them or another process was faster.
+    pub async fn claim(&mut self, expected: u32) -> Result<ControlFlow<Outcome>, TransportError> {
         let connection = self.context.connection;
         self.state.name.clone_from(&connection.name);
         self.state.account.clone_from(&self.context.factory.scope().account);
         self.state.claim = Some(Claim {
             instance: self.context.instance.to_owned(),
-            token: Uuid::new_v5(&Uuid::NAMESPACE_OID, &claim_seed(self.context.instance)).to_string(),
+            token: Uuid::new_v4().to_string(),
             reserved: 0,
         });
         self.reserve(expected).await
     }
 
     /// Counts another page as spent once more have come than were expected.
-    pub async fn reserve_another(&mut self) -> Result<Result<(), Outcome>, TransportError> {
+    pub async fn reserve_another(&mut self) -> Result<ControlFlow<Outcome>, TransportError> {
         let reserved = self.state.claim.as_ref().map_or(0, |claim| claim.reserved);
         if self.requests < reserved {
-            return Ok(Ok(()));
+            return Ok(ControlFlow::Continue(()));
         }
         // As many again: a poll of many pages writes the log a few times, not once per page.
         self.reserve(reserved.saturating_mul(2).max(self.requests + 1)).await
     }
 
-    async fn reserve(&mut self, wanted: u32) -> Result<Result<(), Outcome>, TransportError> {
+    async fn reserve(&mut self, wanted: u32) -> Result<ControlFlow<Outcome>, TransportError> {
         let context = self.context;
         let now = context.clock.now();
         let _gate = context.gate.lock().await;
@@ -141,7 +141,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             _ => wanted,
         };
         if !left.covers(wanted) {
-            return Ok(Err(Outcome::BudgetSpent(budget_resets_at(now, context.budget, &spent, wanted))));
+            let until = budget_resets_at(now, context.budget, &spent, wanted);
+            return Ok(ControlFlow::Break(Outcome::BudgetSpent(until)));
         }
         self.state.spent = self.spent_before;
         self.state.spent.add(now, wanted);
@@ -149,8 +150,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             claim.reserved = wanted;
         }
         match self.store(Vec::new(), self.state.clone()).await {
-            Ok(_) => Ok(Ok(())),
-            Err(error) if is_doubt(error.kind) => Ok(Err(Outcome::Claimed)),
+            Ok(_) => Ok(ControlFlow::Continue(())),
+            Err(error) if is_doubt(error.kind) => Ok(ControlFlow::Break(Outcome::Claimed)),
             Err(error) => Err(error),
         }
     }
@@ -416,17 +417,4 @@ fn retraction<'r>(row: &'r MissingRow, observed_at: Timestamp, ledger: &Ledger) 
     let previous = ledger.previous(&key)?;
     let live = previous.status() == Status::Live && previous.observed_at() <= observed_at;
     live.then(|| Change::retraction(key, observed_at, previous))
-}
-
-/// Another text for every claim of every process, without a random number generator: the process,
-/// a counter, and the address space's own hash seed.
-fn claim_seed(instance: &str) -> Vec<u8> {
-    use std::{
-        hash::{BuildHasher, RandomState},
-        sync::atomic::{AtomicU64, Ordering},
-    };
-    static CLAIMS: AtomicU64 = AtomicU64::new(0);
-    let number = CLAIMS.fetch_add(1, Ordering::Relaxed);
-    let seed = RandomState::new().hash_one(number);
-    format!("{instance}/{}/{number}/{seed}", std::process::id()).into_bytes()
 }
