@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cost::Granularity,
-    cycle::Counts,
+    dedup::Counts,
     poller::{Allowance, RequestCounts},
 };
 

@@ -9,7 +9,7 @@ mod model;
 mod window_poll;
 
 pub use claim::ClaimWatch;
-pub use window_poll::{Counts, WindowPoll};
+pub use window_poll::WindowPoll;
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
     cost::{Granularity, midnight, utc_date},
-    dedup::{ConnectionState, Ledger},
+    dedup::{ConnectionState, Counts, Ledger},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
     telemetry::Metrics,

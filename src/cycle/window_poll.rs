@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::{AddAssign, ControlFlow},
+    ops::ControlFlow,
     time::Instant,
 };
 
@@ -14,8 +14,8 @@ use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
     cost::CostRecord,
     dedup::{
-        Change, ChangeKind, Claim, ConnectionState, Ledger, MissingRow, Sightings, Status, Verdict, ZeroRows,
-        classify,
+        Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
+        ZeroRows, classify,
     },
     poller::{Allowance, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
@@ -26,37 +26,6 @@ const BATCH: usize = 10_000;
 
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
-
-/// Verdicts on the cost records of a cycle, and events that were refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// First events of their keys.
-    pub new: u64,
-    /// Later events.
-    pub revised: u64,
-    /// Retractions.
-    pub removed: u64,
-    /// Rows equal to what was published.
-    pub unchanged: u64,
-    /// Rows that are zero and never were anything else.
-    pub zero: u64,
-    /// Rows older than what was published.
-    pub stale: u64,
-    /// Events the output refused for ever.
-    pub rejected: u64,
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.new += other.new;
-        self.revised += other.revised;
-        self.removed += other.removed;
-        self.unchanged += other.unchanged;
-        self.zero += other.zero;
-        self.stale += other.stale;
-        self.rejected += other.rejected;
-    }
-}
 
 /// One window's poll under way.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::environment;
 use crate::{
-    cli::environment,
     clock::Clock,
     config::{
         self, BudgetConfig, Config, ConnectionConfig, CredentialsConfig, LocalConfig, PollConfig,
