@@ -17,7 +17,9 @@ use crate::{
         ConfigFiles,
         check::{self, CheckArgs},
         demo::{self, DemoArgs},
-        ledger, print,
+        ledger,
+        plan::{self, PlanArgs},
+        print,
         simulate::{self, SimulateArgs},
     },
     config::{self, Config, TransportConfig},
@@ -67,6 +69,8 @@ Example:
     Simulate(SimulateArgs),
     /// Check the configuration, and with --connect what it points to
     Check(CheckArgs),
+    /// Tell what the configured polls will cost, or did cost; needs no network
+    Plan(PlanArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -149,6 +153,7 @@ pub fn main() -> Exit {
             )
         }),
         Command::Check(args) => on_runtime(|_| check::run(args)),
+        Command::Plan(args) => plan::run(&args),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod ledger;
+pub mod plan;
 pub mod simulate;
 
 use std::{
