@@ -100,10 +100,15 @@ fn a_missing_file_is_a_configuration_fault_everywhere() {
 fn connections_that_collide_are_found_when_sts_tells_their_account() {
     let aws = Aws::now();
     let url = aws.url();
-    let home = Home::with(&[Connection::new("a", &url), Connection::new("b", &url)]);
+    let home =
+        Home::with(&[Connection::new("a", &url), Connection { account: 9, ..Connection::new("b", &url) }]);
     let ran = home.once();
     assert_eq!(ran.code, Some(78), "{}", ran.stderr);
-    assert!(ran.stderr.contains("both belong to account 111122223333 and would write the same keys"));
+    assert!(
+        ran.stderr.contains("both belong to account 111122223333 and would write the same keys"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(aws.charged(), 1, "the other one is polled");
     home.log();
 }
