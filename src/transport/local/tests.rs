@@ -253,6 +253,19 @@ async fn a_foreign_or_orphaned_output_is_refused_and_left_as_it_is() {
     assert_eq!(folder.lines().len(), 1);
 }
 
+/// A kill or a full disk between the first page of the file and its tables: nothing was lost yet.
+#[tokio::test]
+async fn a_state_whose_creation_was_cut_short_is_created_anew() {
+    let folder = Folder::new();
+    let db = rusqlite::Connection::open(folder.path("state.db")).unwrap();
+    db.pragma_update(None, "journal_mode", "WAL").unwrap();
+    drop(db);
+    assert!(fs::metadata(folder.path("state.db")).unwrap().len() > 0);
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
+    assert_eq!(folder.lines().len(), 1);
+}
+
 #[tokio::test]
 async fn a_missing_folder_is_named() {
     let folder = Folder::new();
