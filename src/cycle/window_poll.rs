@@ -292,15 +292,22 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         let batches = changes.len().div_ceil(BATCH);
         for (number, chunk) in changes.chunks(BATCH).enumerate() {
             let factory = self.context.factory;
-            let events = chunk.iter().map(|change| Outgoing::of(factory, change, group_names)).collect();
+            let outgoing = |change: &Change<'_>| {
+                let expected = self.ledger.previous(&change.key).map_or(0, |known| known.sequence());
+                Outgoing::of(factory, change, group_names).over(expected)
+            };
+            let events = chunk.iter().map(outgoing).collect();
             let state = closing.filter(|_| number + 1 == batches).unwrap_or(&self.state).clone();
             let deliveries = self.store(events, state).await?;
             for (change, delivery) in chunk.iter().zip(deliveries) {
                 match delivery {
                     Delivery::Stored(end) => {
                         trace!(key = %change.key, revision = change.revision, kind = change.kind.name(), "published");
-                        self.ledger.apply(&change.key, &change.statement());
-                        self.ledger.set_recovered_to(end);
+                        self.ledger.apply_at(&change.key, &change.statement(), end);
+                        let follows = self.ledger.recovered_to().is_some_and(|known| known + 1 == end);
+                        if follows || self.context.transport.receipts_prove_the_end() {
+                            self.ledger.set_recovered_to(end);
+                        }
                     }
                     Delivery::Rejected(reason) => {
                         counts.rejected += 1;
