@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
+use super::{ConfigFiles, print};
 use crate::{
-    cli::{ConfigFiles, print},
     clock::Clock,
     config::{Config, ConnectionConfig, Loaded, TransportConfig, collide},
     cost::Granularity,

@@ -116,7 +116,7 @@ async fn a_stream_that_fails_gets_the_outbox_again_to_the_letter() {
     let (first, second) = (first.lock().unwrap().clone(), second.lock().unwrap().clone());
     assert_eq!(first.len(), 100);
     assert!(second.starts_with(&first));
-    assert_eq!(second.iter().filter(|b| **b == b'\n').count(), 2);
+    assert_eq!(String::from_utf8(second).unwrap().lines().count(), 2);
     assert_eq!(ledger.len(), 2);
 }
 
