@@ -138,7 +138,7 @@ impl Log {
 }
 
 /// Parses a line and checks it: the CloudEvents specification's rules, and our own structure.
-pub(crate) fn check_event(line: &str) -> Value {
+fn check_event(line: &str) -> Value {
     let parsed: Event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     assert_eq!(validate(&parsed), [], "{line}");
     let event: Value = serde_json::from_str(line).unwrap();

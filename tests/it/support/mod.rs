@@ -6,7 +6,7 @@ pub(crate) mod home;
 pub(crate) mod running;
 
 pub(crate) use aws::Aws;
-pub(crate) use events::{Log, check_event};
+pub(crate) use events::Log;
 pub(crate) use home::{Connection, Home, Ran, SECRET, TOKEN, transcript};
 pub(crate) use running::Running;
 
