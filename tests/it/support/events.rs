@@ -99,8 +99,8 @@ impl Log {
         let mut totals: BTreeMap<String, Decimal> = BTreeMap::new();
         for event in self.latest().into_values() {
             let data = &event["data"];
-            let date: Date = text(data, "date")[..10].parse().unwrap();
-            if data["accountId"] == account && from <= date && date < to {
+            let day: Date = text(data, "date")[..10].parse().unwrap();
+            if data["accountId"] == account && from <= day && day < to {
                 *totals.entry(text(data, "service").to_owned()).or_default() +=
                     amount(&data[metric.member_name()]);
             }
