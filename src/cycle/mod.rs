@@ -212,7 +212,9 @@ async fn poll<T: Transport>(
         return Ok((Outcome::Claimed, None));
     }
     let poll_state = state.poll(granularity);
-    let window = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
+    let due = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
+    let missing = poll_state.missing.iter().filter_map(|row| Some(row.key()?.period));
+    let window = missing.min().map_or(due, |oldest| due.reaching(oldest));
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
     if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {

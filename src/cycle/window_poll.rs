@@ -36,6 +36,8 @@ pub struct WindowPoll<'a, T> {
     recovered: bool,
     /// What had been spent before the claim; the state counts the reservation on top until the end.
     spent_before: Spent,
+    /// What the budget held before this poll.
+    left: Allowance,
     requests: u32,
     pages: u32,
     observed_at: Option<Timestamp>,
@@ -58,6 +60,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             sightings: Sightings::new(window, ledger),
             ledger,
             spent_before: state.spent,
+            left: Allowance::Unlimited,
             state,
             window,
             recovered: false,
@@ -102,12 +105,13 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         let connections = context.transport.connections().await?;
         let spent = all_spent(&self.scope, &self.spent_before, &connections);
         let left = Allowance::left(context.budget, now, &spent);
-        context.metrics.budget_left(left);
+        self.left = left;
         let wanted = match left {
             // Better a poll that ends with the budget than none, once it has begun.
             Allowance::Requests(left) if self.requests > 0 && left > self.requests => wanted.min(left),
             _ => wanted,
         };
+        context.metrics.budget_left(if left.covers(wanted) { left.after(wanted) } else { left });
         if !left.covers(wanted) {
             let until = budget_resets_at(now, context.budget, &spent, wanted);
             return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed: wanted }));
@@ -268,6 +272,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
 
     /// The connection's state with what was really spent, and nobody polling.
     fn settled(&self) -> ConnectionState {
+        self.context.metrics.budget_left(self.left.after(self.requests));
         let mut state = self.state.clone();
         state.claim = None;
         state.spent = self.spent_before;

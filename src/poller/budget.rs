@@ -80,6 +80,15 @@ impl Allowance {
             .map_or(Self::Unlimited, Self::Requests)
     }
 
+    /// What is left after so many more.
+    #[must_use]
+    pub const fn after(self, requests: u32) -> Self {
+        match self {
+            Self::Unlimited => self,
+            Self::Requests(left) => Self::Requests(left.saturating_sub(requests)),
+        }
+    }
+
     /// Whether so many requests still fit.
     pub const fn covers(self, requests: u32) -> bool {
         match self {

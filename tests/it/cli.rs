@@ -38,7 +38,7 @@ fn help_of_simulate() {
 fn help_of_the_small_commands() {
     let mut all = String::new();
     for args in
-        [&["config", "show"][..], &["config", "schema"], &["ledger", "show"], &["policy"], &["completions"]]
+        [&["config", "show"][..], &["config", "schema"], &["ledger", "show"], &["plan"], &["policy"], &["completions"]]
     {
         writeln!(all, "$ amazon-billing-source {} --help\n{}", args.join(" "), help(args)).unwrap();
     }
