@@ -29,7 +29,7 @@ impl Window {
     ///
     /// `now` in UTC; `settle_days`, 0 to 31: the previous month is read too up to this day of the
     /// month, on the 1st always; `last_complete`: when this granularity was last read completely,
-    /// `None` before the first time. `None` where there is nothing to ask for yet.
+    /// `None` before the first time.
     pub fn due(
         granularity: Granularity,
         now: Timestamp,

@@ -49,7 +49,24 @@ impl Local {
         Ok(Self(Arc::new(Mutex::new(Inner { store, output }))))
     }
 
-    /// The same with a stream of the caller's: the demo's readable lines, a test's buffer.
+    /// What `check` may know. Where nothing was published yet, nothing is created either: the user
+    /// who checks need not be the one who runs.
+    ///
+    /// # Errors
+    /// As [`Local::connect`].
+    pub async fn examine(config: &LocalConfig) -> Result<Vec<String>, TransportError> {
+        if store::exists(&config.state)? {
+            return Self::connect(config)?.check().await;
+        }
+        let state = store::probe(&config.state)?;
+        let output = match &config.output {
+            None => "output `stdout` can be written".to_owned(),
+            Some(path) => output::probe(path)?,
+        };
+        Ok(vec![state, output])
+    }
+
+    /// As [`Local::connect`] with a stream of the caller's: a test's buffer.
     ///
     /// # Errors
     /// As [`Local::connect`].

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::store::{Pending, Store};
+use super::store::{Pending, Store, writable_folder};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// How every line of ours begins.
@@ -118,11 +118,7 @@ impl LogFile {
     /// Opens or creates the file and brings it in order: a torn last line of ours is cut, and what
     /// a crash left past the noted position is known from then on. Whatever is not ours is refused.
     pub(super) fn open(path: &Path, store: &Store) -> Result<Self, TransportError> {
-        let error = |e: io::Error| {
-            let message = format!("could not open the output `{}`: {e}", path.display());
-            TransportError::new(Kind::Unavailable, message)
-                .with_hint("the folder must exist and be writable for this user; see `local.output`")
-        };
+        let error = |e: io::Error| not_opened(path, &e);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -142,10 +138,7 @@ impl LogFile {
         let name = std::path::absolute(path).map_err(error)?.to_string_lossy().into_owned();
         let metadata = file.metadata().map_err(error)?;
         if !metadata.is_file() {
-            let message = format!("the output `{}` is no regular file", path.display());
-            return Err(TransportError::new(Kind::Foreign, message).with_hint(
-                "it could not be asked which events it already has; write to stdout, `output = \"-\"`, and redirect that",
-            ));
+            return Err(not_regular(path));
         }
         let length = metadata.len();
         let noted = store.position(&name)?;
@@ -239,6 +232,30 @@ impl LogFile {
         TransportError::new(Kind::Foreign, message)
             .with_hint("it was left as it is; point `local.output` to a file of its own")
     }
+}
+
+/// Whether a new file could be created; one that is there has no state and is refused, as by `run`.
+pub(super) fn probe(path: &Path) -> Result<String, TransportError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {}
+        Ok(metadata) if metadata.is_file() => return Err(events_without_state(path)),
+        Ok(_) => return Err(not_regular(path)),
+        Err(_) => writable_folder(path).map_err(|e| not_opened(path, &e))?,
+    }
+    Ok(format!("output `{}` can be written", path.display()))
+}
+
+fn not_opened(path: &Path, error: &io::Error) -> TransportError {
+    let message = format!("could not open the output `{}`: {error}", path.display());
+    TransportError::new(Kind::Unavailable, message)
+        .with_hint("the folder must exist and be writable for this user; see `local.output`")
+}
+
+fn not_regular(path: &Path) -> TransportError {
+    let message = format!("the output `{}` is no regular file", path.display());
+    TransportError::new(Kind::Foreign, message).with_hint(
+        "it could not be asked which events it already has; write to stdout, `output = \"-\"`, and redirect that",
+    )
 }
 
 /// Half a line of ours, or the zeros a file system leaves after a power cut.

@@ -242,6 +242,25 @@ fn put_position(db: &Connection, path: &str, position: u64) -> rusqlite::Result<
     .map(drop)
 }
 
+/// Whether there is a state of ours.
+pub(super) fn exists(path: &Path) -> Result<bool, TransportError> {
+    inspect(path)
+}
+
+/// Whether a state could be created.
+pub(super) fn probe(path: &Path) -> Result<String, TransportError> {
+    writable_folder(path).map_err(|e| unavailable(path, "create", &e))?;
+    Ok(format!("the state `{}` does not exist yet and can be created", path.display()))
+}
+
+/// Creates a file beside `path` and removes it again.
+pub(super) fn writable_folder(path: &Path) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.probe", std::process::id()));
+    File::create(&name)?;
+    std::fs::remove_file(&name)
+}
+
 /// Reads the state beside a running process, without its lock and without writing anything.
 pub(super) fn read_only(path: &Path) -> Result<Connection, TransportError> {
     if !inspect(path)? {
