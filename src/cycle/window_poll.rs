@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
-    cost::CostRecord,
     dedup::{
         Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
         ZeroRows, classify,
@@ -151,10 +150,11 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     pub async fn take(&mut self, page: &Page) -> Result<bool, TransportError> {
         self.pages += 1;
         self.observed_at = Some(page.observed_at);
-        self.sightings.note(self.ledger, &page.records, page.observed_at);
+        self.sightings.page(page.records.len(), page.observed_at);
         let zero_rows = if self.context.poll.publish_zero { ZeroRows::Publish } else { ZeroRows::Skip };
-        let classify_page = |ledger: &Ledger, counts: &mut Counts| {
-            classify_records(&page.records, page.observed_at, ledger, zero_rows, counts)
+        // Sightings of a second attempt are of another ledger, and are not judged.
+        let classify_page = |ledger: &Ledger, sightings: &mut Sightings, counts: &mut Counts| {
+            classify_page(page, ledger, sightings, zero_rows, counts)
         };
         self.publish(classify_page, &page.group_names, None).await
     }
@@ -180,7 +180,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         poll.pages = pages;
         poll.missing = missing;
         let observed_at = self.observed_at.unwrap_or(started);
-        let retract = |ledger: &Ledger, counts: &mut Counts| {
+        let retract = |ledger: &Ledger, _: &mut Sightings, counts: &mut Counts| {
             let changes: Vec<_> =
                 gone.iter().filter_map(|row| retraction(row, observed_at, ledger)).collect();
             counts.removed += changes.len() as u64;
@@ -248,14 +248,14 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// decides again. `closing` goes with the last batch, or alone where nothing changed.
     async fn publish<'c>(
         &mut self,
-        decide: impl Fn(&Ledger, &mut Counts) -> Vec<Change<'c>>,
+        decide: impl Fn(&Ledger, &mut Sightings, &mut Counts) -> Vec<Change<'c>>,
         group_names: &BTreeMap<String, String>,
         closing: Option<ConnectionState>,
     ) -> Result<bool, TransportError> {
         let mut attempt = 1;
         loop {
             let mut counts = Counts::default();
-            let changes = decide(self.ledger, &mut counts);
+            let changes = decide(self.ledger, &mut self.sightings, &mut counts);
             match self.publish_changes(&changes, group_names, closing.as_ref(), &mut counts).await {
                 Ok(()) => {
                     self.context.metrics.classified(&counts);
@@ -338,16 +338,20 @@ const fn is_doubt(kind: TransportErrorKind) -> bool {
 }
 
 /// The changes a page brings. The same key twice on one page is one change: the later row counts.
-fn classify_records<'r>(
-    records: &'r [CostRecord],
-    observed_at: Timestamp,
+/// Each row is looked up once, for its verdict and for its sighting.
+fn classify_page<'p>(
+    page: &'p Page,
     ledger: &Ledger,
+    sightings: &mut Sightings,
     zero_rows: ZeroRows,
     counts: &mut Counts,
-) -> Vec<Change<'r>> {
-    let mut changes: Vec<Change<'r>> = Vec::new();
-    for record in records {
-        let previous = ledger.previous(&record.key());
+) -> Vec<Change<'p>> {
+    let observed_at = page.observed_at;
+    let mut changes = Vec::new();
+    for record in &page.records {
+        let row = ledger.find(&record.key());
+        sightings.note(record.period, row);
+        let previous = row.map(|row| ledger.get(row));
         match classify(record, observed_at, previous, zero_rows) {
             Verdict::Changed(kind) => {
                 match kind {

@@ -9,10 +9,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Ledger, MissingRow, RowId, Status};
-use crate::{
-    cost::{CostRecord, Period},
-    poller::Window,
-};
+use crate::{cost::Period, poller::Window};
 
 /// Which rows and periods the pages of one window have listed so far.
 #[derive(Debug)]
@@ -23,6 +20,8 @@ pub struct Sightings {
     /// One bit per row of the ledger.
     seen: Vec<u64>,
     periods: BTreeSet<Period>,
+    /// The period noted last.
+    newest: Option<Period>,
     records: usize,
     /// A page listed nothing at all: perhaps not all that AWS has.
     hollow: bool,
@@ -47,26 +46,30 @@ impl Sightings {
             known: ledger.len(),
             seen: vec![0; ledger.len().div_ceil(64)],
             periods: BTreeSet::new(),
+            newest: None,
             records: 0,
             hollow: false,
             since: None,
         }
     }
 
-    /// Notes what a page lists. To be called before the page's changes are applied to the ledger.
-    pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+    /// Begins a page of so many records; each of them is to be noted.
+    pub fn page(&mut self, records: usize, observed_at: Timestamp) {
         self.since.get_or_insert(observed_at);
-        self.records += records.len();
-        self.hollow |= records.is_empty();
-        let mut last = None;
-        for record in records {
-            if last != Some(record.period) {
-                self.periods.insert(record.period);
-                last = Some(record.period);
-            }
-            if let Some(id) = ledger.find(&record.key()) {
-                self.mark(id);
-            }
+        self.records += records;
+        self.hollow |= records == 0;
+    }
+
+    /// Notes a record the page lists, and its row where the ledger has one. To be called before the
+    /// page's changes are applied to the ledger.
+    pub fn note(&mut self, period: Period, row: Option<RowId>) {
+        // Rows of a period stand together.
+        if self.newest != Some(period) {
+            self.periods.insert(period);
+            self.newest = Some(period);
+        }
+        if let Some(row) = row {
+            self.mark(row);
         }
     }
 
@@ -127,7 +130,7 @@ impl Sightings {
 mod tests {
     use super::*;
     use crate::{
-        cost::{Amount, CostMetric},
+        cost::{Amount, CostMetric, CostRecord},
         dedup::Statement,
     };
 
@@ -141,6 +144,13 @@ mod tests {
             group: None,
             amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
             estimated: true,
+        }
+    }
+
+    fn note(sightings: &mut Sightings, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+        sightings.page(records.len(), observed_at);
+        for record in records {
+            sightings.note(record.period, ledger.find(&record.key()));
         }
     }
 
@@ -188,7 +198,7 @@ mod tests {
             let mut sightings = Sightings::new(window, &ledger);
             let records: Vec<_> = listed.iter().map(|service| record(day, service)).collect();
             let now = Timestamp::from_second(NOW).unwrap();
-            sightings.note(&ledger, &records, now);
+            note(&mut sightings, &ledger, &records, now);
             // Rows this answer itself made known are never judged by it.
             for record in &records {
                 publish(&mut ledger, record, Status::Live, NOW);
@@ -214,9 +224,9 @@ mod tests {
         let before = [MissingRow::of(&a.key())];
         let now = Timestamp::from_second(NOW).unwrap();
         let mut sightings = Sightings::new(window, &ledger);
-        sightings.note(&ledger, &[b], now);
+        note(&mut sightings, &ledger, &[b], now);
         assert_eq!(sightings.judge(&ledger, &before).gone.len(), 1);
-        sightings.note(&ledger, &[], now);
+        note(&mut sightings, &ledger, &[], now);
         let judgement = sightings.judge(&ledger, &before);
         assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
     }
