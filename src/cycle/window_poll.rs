@@ -1,6 +1,10 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
+    time::Instant,
+};
 
 use jiff::Timestamp;
 use tracing::{error, trace, warn};
@@ -8,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
-    cost::CostRecord,
+    cost::{CostKey, CostRecord},
     dedup::{
         Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
         ZeroRows, classify,
@@ -32,8 +36,6 @@ pub struct WindowPoll<'a, T> {
     state: ConnectionState,
     window: Window,
     sightings: Sightings,
-    /// Set when the ledger was read anew under way: then absence is not judged this time.
-    recovered: bool,
     /// What had been spent before the claim; the state counts the reservation on top until the end.
     spent_before: Spent,
     /// What the budget held before this poll.
@@ -63,7 +65,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             left: Allowance::Unlimited,
             state,
             window,
-            recovered: false,
             requests: 0,
             pages: 0,
             observed_at: None,
@@ -155,42 +156,12 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         self.pages += 1;
         self.observed_at = Some(page.observed_at);
         self.group_names.extend(page.group_names.clone());
-        let repeated = self.sightings.note(self.ledger, &page.records, page.observed_at);
-        if let Some(contradiction) = self.contradiction(&page.records, &repeated) {
-            return Ok(ControlFlow::Break(Outcome::Failed(contradiction)));
-        }
+        self.sightings.page(page.records.len(), page.observed_at);
         let zero_rows = if self.context.poll.publish_zero { ZeroRows::Publish } else { ZeroRows::Skip };
-        let classify_page = |ledger: &Ledger, counts: &mut Counts| {
-            let once = page.records.iter().enumerate().filter(|(place, _)| !repeated.contains(place));
-            classify_records(once.map(|(_, record)| record), page.observed_at, ledger, zero_rows, counts)
+        let decide = |ledger: &Ledger, sightings: &mut Sightings, counts: &mut Counts| {
+            classify_page(page, ledger, sightings, zero_rows, counts)
         };
-        let mine = self.publish(classify_page, None).await?;
-        Ok(if mine { ControlFlow::Continue(()) } else { ControlFlow::Break(Outcome::Claimed) })
-    }
-
-    /// A key that the answer lists twice with different figures. Twice with the same is a page that
-    /// shifted while it was read; whichever of two figures were published, the next poll would
-    /// publish the other, for ever.
-    fn contradiction(&self, records: &[CostRecord], repeated: &[usize]) -> Option<FetchError> {
-        if self.recovered {
-            // What was listed before this ledger was read is no longer known.
-            return None;
-        }
-        let record = repeated.iter().map(|place| (&records[*place], &records[..*place])).find(
-            |(record, before)| match before.iter().rfind(|other| other.key() == record.key()) {
-                Some(other) => (&other.amounts, other.estimated) != (&record.amounts, record.estimated),
-                None => self.ledger.previous(&record.key()).is_some_and(|known| {
-                    !known.states(&record.amounts) || known.estimated() != record.estimated
-                }),
-            },
-        )?;
-        Some(FetchError {
-            kind: FetchErrorKind::Malformed,
-            code: None,
-            message: format!("the answer lists `{}` twice, with different figures", record.0.key()),
-            request_id: None,
-            hint: Some("nothing more of it is published; if it stays so, ask AWS support".to_owned()),
-        })
+        self.publish(decide, None).await
     }
 
     /// Ends a poll whose every page has arrived: judges absence, retracts what is gone, and writes
@@ -198,13 +169,9 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     pub async fn complete(&mut self, started: Timestamp) -> Result<Outcome, TransportError> {
         let granularity = self.window.granularity();
         let before = self.state.poll(granularity).missing;
-        let (gone, missing) = if self.recovered {
-            (Vec::new(), before)
-        } else {
-            let judgement = self.sightings.judge(self.ledger, &before);
-            let gone = judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key()));
-            (gone.collect(), judgement.missing)
-        };
+        let judgement = self.sightings.judge(self.ledger, &before);
+        let gone: Vec<_> =
+            judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key())).collect();
         let mut closing = self.settled();
         let pages = self.pages;
         let poll = closing.poll_mut(granularity);
@@ -212,19 +179,19 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         poll.retry_at = None;
         poll.failures = 0;
         poll.pages = pages;
-        poll.missing = missing;
+        poll.missing = judgement.missing;
         let observed_at = self.observed_at.unwrap_or(started);
-        let retract = |ledger: &Ledger, counts: &mut Counts| {
+        let retract = |ledger: &Ledger, _: &mut Sightings, counts: &mut Counts| {
             let changes: Vec<_> =
                 gone.iter().filter_map(|row| retraction(row, observed_at, ledger)).collect();
             counts.removed += changes.len() as u64;
-            changes
+            Ok(changes)
         };
-        let mine = self.publish(retract, Some(closing)).await?;
-        if mine {
-            self.context.metrics.succeeded(&self.context.connection.name, started);
+        if let ControlFlow::Break(outcome) = self.publish(retract, Some(closing)).await? {
+            return Ok(outcome);
         }
-        Ok(if mine { Outcome::Complete } else { Outcome::Claimed })
+        self.context.metrics.succeeded(&self.context.connection.name, started);
+        Ok(Outcome::Complete)
     }
 
     /// Ends a poll that has no complete answer: the state remembers what was spent and concludes
@@ -284,24 +251,27 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// decides again. `closing` goes with the last batch, or alone where nothing changed.
     async fn publish<'c>(
         &mut self,
-        decide: impl Fn(&Ledger, &mut Counts) -> Vec<Change<'c>>,
+        decide: impl Fn(&Ledger, &mut Sightings, &mut Counts) -> Result<Vec<Change<'c>>, FetchError>,
         closing: Option<ConnectionState>,
-    ) -> Result<bool, TransportError> {
+    ) -> Result<ControlFlow<Outcome>, TransportError> {
         let mut attempt = 1;
         loop {
             let mut counts = Counts::default();
-            let changes = decide(self.ledger, &mut counts);
+            let changes = match decide(self.ledger, &mut self.sightings, &mut counts) {
+                Ok(changes) => changes,
+                Err(error) => return Ok(ControlFlow::Break(Outcome::Failed(error))),
+            };
             match self.publish_changes(&changes, closing.as_ref(), &mut counts).await {
                 Ok(()) => {
                     self.context.metrics.classified(&counts);
                     self.counts += counts;
-                    return Ok(true);
+                    return Ok(ControlFlow::Continue(()));
                 }
                 Err(error) if is_doubt(error.kind) && attempt < ATTEMPTS => {
                     self.context.metrics.failed("publish", error.kind.name());
                     warn!(connection = self.context.connection.name, attempt, "{error}; recovering");
                     attempt += 1;
-                    self.recovered = true;
+                    self.sightings.lose();
                     if error.kind == TransportErrorKind::Regressed {
                         self.ledger.clear();
                     }
@@ -309,7 +279,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     if state.claim.as_ref().map(|claim| &claim.token)
                         != self.state.claim.as_ref().map(|claim| &claim.token)
                     {
-                        return Ok(false);
+                        return Ok(ControlFlow::Break(Outcome::Claimed));
                     }
                 }
                 Err(error) => return Err(error),
@@ -378,23 +348,43 @@ const fn is_doubt(kind: TransportErrorKind) -> bool {
     matches!(kind, TransportErrorKind::Conflict | TransportErrorKind::Unknown | TransportErrorKind::Regressed)
 }
 
-/// The changes a page brings; every key at most once.
-fn classify_records<'r>(
-    records: impl Iterator<Item = &'r CostRecord>,
-    observed_at: Timestamp,
+/// The changes a page brings; every key at most once. Each row is looked up once, for its verdict and
+/// for its sighting.
+///
+/// A key listed twice with the same figures is a page that shifted while it was read. Twice with
+/// different ones is an error: whichever were published, the next poll would publish the other.
+fn classify_page<'p>(
+    page: &'p Page,
     ledger: &Ledger,
+    sightings: &mut Sightings,
     zero_rows: ZeroRows,
     counts: &mut Counts,
-) -> Vec<Change<'r>> {
-    let mut changes: Vec<Change<'r>> = Vec::new();
-    for record in records {
-        let previous = ledger.previous(&record.key());
+) -> Result<Vec<Change<'p>>, FetchError> {
+    let observed_at = page.observed_at;
+    let mut changes = Vec::new();
+    let mut changed: HashMap<_, &CostRecord> = HashMap::new();
+    for record in &page.records {
+        let key = record.key();
+        let row = ledger.find(&key);
+        let previous = row.map(|row| ledger.get(row));
+        let listed_before = !sightings.note(record.period, row);
+        let same = match changed.get(&(key.period, key.service, key.group)) {
+            Some(before) => Some(states_the_same(before, record)),
+            None if listed_before => previous.map(|known| known.is_stated_by(record)),
+            None => None,
+        };
+        match same {
+            Some(true) => continue,
+            Some(false) => return Err(contradiction(&key)),
+            None => {}
+        }
         match classify(record, observed_at, previous, zero_rows) {
             Verdict::Changed(kind) => {
                 match kind {
                     ChangeKind::New => counts.new += 1,
                     ChangeKind::Revised | ChangeKind::Removed => counts.revised += 1,
                 }
+                changed.insert((key.period, key.service, key.group), record);
                 changes.push(Change::of_record(record, kind, observed_at, previous));
             }
             Verdict::Unchanged => counts.unchanged += 1,
@@ -402,7 +392,21 @@ fn classify_records<'r>(
             Verdict::Stale => counts.stale += 1,
         }
     }
-    changes
+    Ok(changes)
+}
+
+fn states_the_same(one: &CostRecord, other: &CostRecord) -> bool {
+    one.amounts == other.amounts && one.estimated == other.estimated
+}
+
+fn contradiction(key: &CostKey<'_>) -> FetchError {
+    FetchError {
+        kind: FetchErrorKind::Malformed,
+        code: None,
+        message: format!("the answer lists `{key}` twice, with different figures"),
+        request_id: None,
+        hint: Some("nothing more of it is published; if it stays so, ask AWS support".to_owned()),
+    }
 }
 
 /// The retraction of a row that is gone; `None` where the log has something newer by now.

@@ -94,9 +94,7 @@ pub fn classify(
             Verdict::Changed(ChangeKind::New)
         };
     };
-    let live = previous.status() == Status::Live;
-    let same = live && previous.estimated() == record.estimated && previous.states(&record.amounts);
-    if same {
+    if previous.is_stated_by(record) {
         Verdict::Unchanged
     } else if observed_at < previous.observed_at() {
         Verdict::Stale

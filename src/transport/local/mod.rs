@@ -19,7 +19,7 @@ use std::{
 use output::{LogFile, Output};
 use store::Store;
 
-use super::{Batch, Delivery, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use super::{Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
 use crate::{
     config::LocalConfig,
     dedup::{ConnectionState, Ledger},
@@ -116,13 +116,15 @@ impl Transport for Local {
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         self.blocking(move |inner| {
             inner.store.expect_end(&batch.scope, batch.recovered_to)?;
-            let mut lines = Vec::with_capacity(batch.events.len());
-            for outgoing in &batch.events {
-                lines.push(structured_json(outgoing.event.clone()).map_err(|e| {
+            let mut events = Vec::with_capacity(batch.events.len());
+            for Outgoing { event, record, .. } in batch.events {
+                let line = structured_json(event).map_err(|e| {
                     TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-                })?);
+                })?;
+                events.push((record, line));
             }
-            let numbers = inner.store.commit(&batch, lines)?;
+            let numbers = inner.store.commit(&batch.scope, &batch.connection, &events)?;
+            drop(events);
             // Stored from here on: whatever fails now, the outbox has the events.
             inner
                 .output

@@ -130,8 +130,9 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let mut inner = lock(&local.0).unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let lines = batch.events.iter().map(|e| structured_json(e.event.clone()).unwrap()).collect();
-        inner.store.commit(&batch, lines).unwrap();
+        let line = |outgoing: Outgoing| (outgoing.record, structured_json(outgoing.event).unwrap());
+        let events: Vec<_> = batch.events.into_iter().map(line).collect();
+        inner.store.commit(&batch.scope, &batch.connection, &events).unwrap();
         inner.store.checkpoint().unwrap();
     }
     let before = fs::read(folder.path("out.jsonl")).unwrap();
