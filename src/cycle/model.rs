@@ -269,8 +269,7 @@ impl World {
             let last = state.poll(Granularity::Daily).last_complete;
             let window = Window::due(Granularity::Daily, started, 0, last);
             let mut poll = WindowPoll::new(&context, ledger, state, window);
-            if let ControlFlow::Break(outcome) = poll.claim(1).await? {
-                poll.close_without_answer(outcome).await?;
+            if poll.claim(1).await?.is_break() {
                 return Ok(false);
             }
             for (number, page) in self.pages(step).iter().enumerate() {
@@ -288,7 +287,7 @@ impl World {
                     Box::pin(self.drive(&clean, rival, &mut Ledger::new(), "b")).await;
                 }
                 poll.spent(1);
-                if !poll.take(page).await? {
+                if poll.take(page).await?.is_break() {
                     return Ok(false);
                 }
             }

@@ -1,10 +1,6 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
-    time::Instant,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 use jiff::Timestamp;
 use tracing::{error, trace, warn};
@@ -17,7 +13,7 @@ use crate::{
         Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
         ZeroRows, classify,
     },
-    poller::{Allowance, Page, Spent, Window},
+    poller::{Allowance, FetchError, FetchErrorKind, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
 };
 
@@ -45,6 +41,8 @@ pub struct WindowPoll<'a, T> {
     requests: u32,
     pages: u32,
     observed_at: Option<Timestamp>,
+    /// What AWS calls the group values, as far as its pages have told.
+    group_names: BTreeMap<String, String>,
     counts: Counts,
 }
 
@@ -69,6 +67,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             requests: 0,
             pages: 0,
             observed_at: None,
+            group_names: BTreeMap::new(),
             counts: Counts::default(),
         }
     }
@@ -115,7 +114,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         context.metrics.budget_left(if left.covers(wanted) { left.after(wanted) } else { left });
         if !left.covers(wanted) {
             let until = budget_resets_at(now, context.budget, &spent, wanted);
-            return Ok(ControlFlow::Break(Outcome::BudgetSpent(until)));
+            return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed: wanted }));
         }
         self.state.spent = self.spent_before;
         self.state.spent.add(now, wanted);
@@ -150,17 +149,48 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         self.counts
     }
 
-    /// Publishes what a page changes. `false` when another process has taken the poll over: the
-    /// rest of the answer is dropped.
-    pub async fn take(&mut self, page: &Page) -> Result<bool, TransportError> {
+    /// Publishes what a page changes. `Break` when another process has taken the poll over, or when
+    /// the answer contradicts itself: the rest of it is dropped.
+    pub async fn take(&mut self, page: &Page) -> Result<ControlFlow<Outcome>, TransportError> {
         self.pages += 1;
         self.observed_at = Some(page.observed_at);
-        self.sightings.note(self.ledger, &page.records, page.observed_at);
+        self.group_names.extend(page.group_names.clone());
+        let repeated = self.sightings.note(self.ledger, &page.records, page.observed_at);
+        if let Some(contradiction) = self.contradiction(&page.records, &repeated) {
+            return Ok(ControlFlow::Break(Outcome::Failed(contradiction)));
+        }
         let zero_rows = if self.context.poll.publish_zero { ZeroRows::Publish } else { ZeroRows::Skip };
         let classify_page = |ledger: &Ledger, counts: &mut Counts| {
-            classify_records(&page.records, page.observed_at, ledger, zero_rows, counts)
+            let once = page.records.iter().enumerate().filter(|(place, _)| !repeated.contains(place));
+            classify_records(once.map(|(_, record)| record), page.observed_at, ledger, zero_rows, counts)
         };
-        self.publish(classify_page, &page.group_names, None).await
+        let mine = self.publish(classify_page, None).await?;
+        Ok(if mine { ControlFlow::Continue(()) } else { ControlFlow::Break(Outcome::Claimed) })
+    }
+
+    /// A key that the answer lists twice with different figures. Twice with the same is a page that
+    /// shifted while it was read; whichever of two figures were published, the next poll would
+    /// publish the other, for ever.
+    fn contradiction(&self, records: &[CostRecord], repeated: &[usize]) -> Option<FetchError> {
+        if self.recovered {
+            // What was listed before this ledger was read is no longer known.
+            return None;
+        }
+        let record = repeated.iter().map(|place| (&records[*place], &records[..*place])).find(
+            |(record, before)| match before.iter().rfind(|other| other.key() == record.key()) {
+                Some(other) => (&other.amounts, other.estimated) != (&record.amounts, record.estimated),
+                None => self.ledger.previous(&record.key()).is_some_and(|known| {
+                    !known.states(&record.amounts) || known.estimated() != record.estimated
+                }),
+            },
+        )?;
+        Some(FetchError {
+            kind: FetchErrorKind::Malformed,
+            code: None,
+            message: format!("the answer lists `{}` twice, with different figures", record.0.key()),
+            request_id: None,
+            hint: Some("nothing more of it is published; if it stays so, ask AWS support".to_owned()),
+        })
     }
 
     /// Ends a poll whose every page has arrived: judges absence, retracts what is gone, and writes
@@ -190,53 +220,54 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             counts.removed += changes.len() as u64;
             changes
         };
-        let mine = self.publish(retract, &BTreeMap::new(), Some(closing)).await?;
+        let mine = self.publish(retract, Some(closing)).await?;
         if mine {
             self.context.metrics.succeeded(&self.context.connection.name, started);
         }
         Ok(if mine { Outcome::Complete } else { Outcome::Claimed })
     }
 
-    /// Ends a poll that has no complete answer: the state remembers what was spent and when to try
-    /// again, and concludes nothing.
-    pub async fn fail(&mut self, outcome: &Outcome, now: Timestamp) -> Result<(), TransportError> {
+    /// Ends a poll that has no complete answer: the state remembers what was spent and concludes
+    /// nothing. Returns when to try again.
+    ///
+    /// Only a failure that was paid for waits over a restart too: what was free is tried at once by a
+    /// process that may have been given other credentials, and a budget is judged afresh.
+    pub async fn fail(
+        &mut self,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, TransportError> {
         let mut closing = self.settled();
         let (paid, pages) = (self.requests > 0, self.pages);
         let poll = closing.poll_mut(self.window.granularity());
-        match outcome {
-            Outcome::Interrupted => {}
-            Outcome::BudgetSpent(until) => {
-                poll.retry_at = Some(*until);
+        let retry = match outcome {
+            Outcome::Interrupted => None,
+            Outcome::BudgetSpent { until, .. } => {
                 // The next attempt knows how much it needs before it begins.
                 poll.pages = poll.pages.max(pages + 1);
+                Some(*until)
             }
             _ => {
                 poll.failures = poll.failures.saturating_add(1);
-                poll.retry_at = Some(retry_at(now, poll.failures, paid, self.context.poll.interval));
+                let retry = retry_at(now, poll.failures, paid, self.context.poll.interval);
+                poll.retry_at = paid.then_some(retry);
+                Some(retry)
             }
-        }
+        };
         match self.store(Vec::new(), closing).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(retry),
             // Another process writes this state now; nothing of ours is lost but a note.
             Err(error) if is_doubt(error.kind) => {
                 self.ledger.clear();
-                Ok(())
+                Ok(retry)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Ends a poll that was never claimed.
-    pub async fn close_without_answer(&mut self, outcome: Outcome) -> Result<Outcome, TransportError> {
-        match outcome {
-            Outcome::BudgetSpent(until) => {
-                let mut closing = self.settled();
-                closing.poll_mut(self.window.granularity()).retry_at = Some(until);
-                self.store(Vec::new(), closing).await?;
-            }
-            _ => self.ledger.clear(),
-        }
-        Ok(outcome)
+    /// How many pages have come.
+    pub const fn pages(&self) -> u32 {
+        self.pages
     }
 
     /// The connection's state with what was really spent, and nobody polling.
@@ -254,14 +285,13 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     async fn publish<'c>(
         &mut self,
         decide: impl Fn(&Ledger, &mut Counts) -> Vec<Change<'c>>,
-        group_names: &BTreeMap<String, String>,
         closing: Option<ConnectionState>,
     ) -> Result<bool, TransportError> {
         let mut attempt = 1;
         loop {
             let mut counts = Counts::default();
             let changes = decide(self.ledger, &mut counts);
-            match self.publish_changes(&changes, group_names, closing.as_ref(), &mut counts).await {
+            match self.publish_changes(&changes, closing.as_ref(), &mut counts).await {
                 Ok(()) => {
                     self.context.metrics.classified(&counts);
                     self.counts += counts;
@@ -290,22 +320,28 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     async fn publish_changes(
         &mut self,
         changes: &[Change<'_>],
-        group_names: &BTreeMap<String, String>,
         closing: Option<&ConnectionState>,
         counts: &mut Counts,
     ) -> Result<(), TransportError> {
         let batches = changes.len().div_ceil(BATCH);
         for (number, chunk) in changes.chunks(BATCH).enumerate() {
             let factory = self.context.factory;
-            let events = chunk.iter().map(|change| Outgoing::of(factory, change, group_names)).collect();
+            let outgoing = |change: &Change<'_>| {
+                let expected = self.ledger.previous(&change.key).map_or(0, |known| known.sequence());
+                Outgoing::of(factory, change, &self.group_names).over(expected)
+            };
+            let events = chunk.iter().map(outgoing).collect();
             let state = closing.filter(|_| number + 1 == batches).unwrap_or(&self.state).clone();
             let deliveries = self.store(events, state).await?;
             for (change, delivery) in chunk.iter().zip(deliveries) {
                 match delivery {
                     Delivery::Stored(end) => {
                         trace!(key = %change.key, revision = change.revision, kind = change.kind.name(), "published");
-                        self.ledger.apply(&change.key, &change.statement());
-                        self.ledger.set_recovered_to(end);
+                        self.ledger.apply_at(&change.key, &change.statement(), end);
+                        let follows = self.ledger.recovered_to().is_some_and(|known| known + 1 == end);
+                        if follows || self.context.transport.receipts_prove_the_end() {
+                            self.ledger.set_recovered_to(end);
+                        }
                     }
                     Delivery::Rejected(reason) => {
                         counts.rejected += 1;
@@ -342,9 +378,9 @@ const fn is_doubt(kind: TransportErrorKind) -> bool {
     matches!(kind, TransportErrorKind::Conflict | TransportErrorKind::Unknown | TransportErrorKind::Regressed)
 }
 
-/// The changes a page brings. The same key twice on one page is one change: the later row counts.
+/// The changes a page brings; every key at most once.
 fn classify_records<'r>(
-    records: &'r [CostRecord],
+    records: impl Iterator<Item = &'r CostRecord>,
     observed_at: Timestamp,
     ledger: &Ledger,
     zero_rows: ZeroRows,
@@ -366,23 +402,7 @@ fn classify_records<'r>(
             Verdict::Stale => counts.stale += 1,
         }
     }
-    drop_repeated_keys(&mut changes);
     changes
-}
-
-fn drop_repeated_keys(changes: &mut Vec<Change<'_>>) {
-    let mut last = HashMap::with_capacity(changes.len());
-    for (index, change) in changes.iter().enumerate() {
-        last.insert((change.key.period, change.key.service, change.key.group), index);
-    }
-    if last.len() < changes.len() {
-        let mut index = 0;
-        changes.retain(|change| {
-            let keep = last.get(&(change.key.period, change.key.service, change.key.group)) == Some(&index);
-            index += 1;
-            keep
-        });
-    }
 }
 
 /// The retraction of a row that is gone; `None` where the log has something newer by now.

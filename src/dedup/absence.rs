@@ -4,7 +4,7 @@
 //! from a period without any row, nor from one answer alone: a row is retracted when two complete
 //! answers in a row lack it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -54,20 +54,29 @@ impl Sightings {
     }
 
     /// Notes what a page lists. To be called before the page's changes are applied to the ledger.
-    pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+    /// Returns the records whose keys this answer has listed before, by their place on the page.
+    pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) -> Vec<usize> {
         self.since.get_or_insert(observed_at);
         self.records += records.len();
         self.hollow |= records.is_empty();
         let mut last = None;
-        for record in records {
+        let mut repeated = Vec::new();
+        let mut unknown = HashSet::new();
+        for (place, record) in records.iter().enumerate() {
             if last != Some(record.period) {
                 self.periods.insert(record.period);
                 last = Some(record.period);
             }
-            if let Some(id) = ledger.find(&record.key()) {
-                self.mark(id);
+            let key = record.key();
+            let first = match ledger.find(&key) {
+                Some(id) => self.mark(id),
+                None => unknown.insert((key.period, key.service, key.group)),
+            };
+            if !first {
+                repeated.push(place);
             }
         }
+        repeated
     }
 
     /// How many records the answer listed.
@@ -112,10 +121,17 @@ impl Sightings {
         judgement
     }
 
-    fn mark(&mut self, id: RowId) {
-        if let Some(word) = self.seen.get_mut(id.index() as usize / 64) {
-            *word |= 1 << (id.index() % 64);
+    /// `false` where this answer has listed the row before: rows that became known since the window
+    /// began became so by an earlier page.
+    fn mark(&mut self, id: RowId) -> bool {
+        let (index, bit) = (id.index() as usize, 1 << (id.index() % 64));
+        if index >= self.known {
+            return false;
         }
+        let word = &mut self.seen[index / 64];
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
     }
 
     fn has_seen(&self, id: RowId) -> bool {
@@ -219,6 +235,25 @@ mod tests {
         sightings.note(&ledger, &[], now);
         let judgement = sightings.judge(&ledger, &before);
         assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
+    }
+
+    #[test]
+    fn a_key_listed_twice_in_one_answer_is_told() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let mut ledger = Ledger::new();
+        let [a, b, c] = ["A", "B", "C"].map(|service| record("2026-02-03", service));
+        publish(&mut ledger, &a, Status::Live, NOW);
+        let now = Timestamp::from_second(NOW).unwrap();
+        let mut sightings = Sightings::new(window, &ledger);
+        // Known or not, on one page.
+        let page = [a.clone(), b.clone(), a.clone(), b.clone(), c];
+        assert_eq!(sightings.note(&ledger, &page, now), [2, 3]);
+        // And on the next, when the first has been published.
+        publish(&mut ledger, &b, Status::Live, NOW);
+        assert_eq!(sightings.note(&ledger, &[b, record("2026-02-04", "B"), a], now), [0, 2]);
     }
 
     #[test]

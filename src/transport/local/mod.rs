@@ -106,7 +106,11 @@ impl Transport for Local {
                 })?);
             }
             let numbers = inner.store.commit(&batch, lines)?;
-            inner.output.drain(&mut inner.store)?;
+            // Stored from here on: whatever fails now, the outbox has the events.
+            inner
+                .output
+                .drain(&mut inner.store)
+                .map_err(|error| TransportError { kind: Kind::Unknown, ..error })?;
             Ok(numbers.into_iter().map(Delivery::Stored).collect())
         })
         .await

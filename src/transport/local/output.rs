@@ -54,12 +54,18 @@ impl Output {
     pub(super) fn drain(&mut self, store: &mut Store) -> Result<(), TransportError> {
         let pending = store.outbox()?;
         let Some(last) = pending.last().map(|event| event.number) else { return Ok(()) };
+        if let Self::File(log) = self {
+            log.follow_rotation(store)?;
+        }
         self.write(&pending).map_err(|e| self.failed("write to", &e))?;
         match self {
             Self::Stream { .. } => store.written(last, None),
             Self::File(log) => {
                 store.written(last, Some((&log.name, log.end)))?;
-                log.written.clear();
+                // Only these: a state restored from a backup knows less than the file holds.
+                for event in &pending {
+                    log.written.remove(&event.id);
+                }
                 Ok(())
             }
         }
@@ -80,8 +86,14 @@ impl Output {
                 writer.flush()
             }
             Self::File(log) => {
-                // Past what is proven there may be half a line of an attempt that failed.
-                log.file.set_len(log.end)?;
+                let length = log.file.metadata()?.len();
+                if length < log.end {
+                    tracing::warn!(path = %log.path.display(), "the output was cut by somebody else; going on where it ends now");
+                    log.end = length;
+                } else if length > log.end {
+                    // Half a line of an attempt that failed.
+                    log.file.set_len(log.end)?;
+                }
                 log.file.seek(SeekFrom::Start(log.end))?;
                 log.file.write_all(&bytes)?;
                 log.file.sync_data()?;
@@ -128,7 +140,14 @@ impl LogFile {
             Err(TryLockError::Error(e)) => return Err(error(e)),
         }
         let name = std::path::absolute(path).map_err(error)?.to_string_lossy().into_owned();
-        let length = file.metadata().map_err(error)?.len();
+        let metadata = file.metadata().map_err(error)?;
+        if !metadata.is_file() {
+            let message = format!("the output `{}` is no regular file", path.display());
+            return Err(TransportError::new(Kind::Foreign, message).with_hint(
+                "it could not be asked which events it already has; write to stdout, `output = \"-\"`, and redirect that",
+            ));
+        }
+        let length = metadata.len();
         let noted = store.position(&name)?;
         if noted.is_none() && length > 0 && store.is_new()? {
             return Err(events_without_state(path));
@@ -152,6 +171,32 @@ impl LogFile {
             store.set_position(&log.name, log.end)?;
         }
         Ok(log)
+    }
+
+    /// A file that was renamed or deleted under its old name is left to whoever did that; the lines
+    /// go on in a new one.
+    fn follow_rotation(&mut self, store: &Store) -> Result<(), TransportError> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        tracing::info!(path = %self.path.display(), "the output was rotated");
+        store.set_position(&self.name, 0)?;
+        let path = self.path.clone();
+        *self = Self::open(&path, store)?;
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::metadata(&self.path).map(identity);
+        there.is_ok_and(|there| self.file.metadata().map(identity).is_ok_and(|here| here == there))
+    }
+
+    #[cfg(not(unix))]
+    fn is_in_place(&self) -> bool {
+        self.path.exists()
     }
 
     /// Reads the lines from a position on, which must be events; the last one may be torn.
