@@ -121,7 +121,7 @@ fn faults_between_pages_end_the_poll_and_lose_nothing() {
         assert_repaired(&home, &aws);
     }
     // How many rows the first page changed depends on the day.
-    insta::with_settings!({filters => vec![(r"(new|revised|unchanged|requests|events)=\d+", "$1=[n]"),
+    insta::with_settings!({filters => vec![(r"(new|revised|unchanged|stale|requests|events)=\d+", "$1=[n]"),
         (r"page \d+", "page [n]")]}, {
         insta::assert_snapshot!(transcript);
     });
