@@ -70,7 +70,9 @@ fn failures_that_cost_money_are_not_repeated_at_once() {
     let requests = aws.bill().requests();
     let running = home.start();
     let address = running.admin();
-    eventually("it has looked", || crate::support::running::get(&address, "/readyz").0.contains("200"));
+    eventually("it has looked", || {
+        crate::support::running::get(&address, "/readyz").1.contains("failing: the last poll failed")
+    });
     running.signal("TERM");
     assert!(!running.end().1.contains("cycle finished"));
     assert_eq!(aws.bill().requests(), requests);
