@@ -53,16 +53,19 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 async fn output(config: &Config) -> Exit {
-    let TransportConfig::Local(local) = &config.transport;
-    let result = match Local::connect(local) {
-        Ok(transport) => transport.check().await,
-        Err(error) if error.kind == TransportErrorKind::InUse => {
-            return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
-        }
-        Err(error) => Err(error),
+    let result = match &config.transport {
+        TransportConfig::Local(local) => match Local::connect(local) {
+            Ok(transport) => transport.check().await,
+            Err(error) if error.kind == TransportErrorKind::InUse => {
+                return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
+            }
+            Err(error) => Err(error),
+        },
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => crate::transport::nats::Nats::new(nats.clone()).check().await,
     };
     match result {
-        Ok(facts) => facts.iter().map(|fact| say("ok", fact)).max().unwrap_or(Exit::Done),
+        Ok(facts) => facts.iter().map(|fact| said(fact)).max().unwrap_or(Exit::Done),
         Err(error) => {
             report(&error, error.hint.as_deref());
             Exit::from(&error)
@@ -152,6 +155,14 @@ async fn ask(config: &Config, name: &str, aws: &CostExplorer, granularity: Granu
 fn failed(name: &str, error: &FetchError) -> Exit {
     report(&format!("connection `{name}`: {error}"), error.hint.as_deref());
     Exit::from(error)
+}
+
+/// A fact of a transport: fine, or a warning by its own word.
+fn said(fact: &str) -> Exit {
+    match fact.split_once(": ") {
+        Some(("warning", rest)) => say("warning", rest),
+        _ => say("ok", fact),
+    }
 }
 
 fn say(label: &str, text: &str) -> Exit {
