@@ -265,7 +265,12 @@ async fn serve<T: Transport>(
     let connection = &*context.connection.name;
     while !shared.shutdown.is_cancelled() {
         let result: Result<Option<Timestamp>, TransportError> = async {
-            let state = context.transport.recover(&scope, &mut ledger).await?;
+            let peeked = context.transport.peek(&scope).await?;
+            let lets_go = peeked.is_some();
+            let state = match peeked {
+                Some(state) => state,
+                None => context.transport.recover(&scope, &mut ledger).await?,
+            };
             let now = shared.world.clock.now();
             let due_at = |granularity: Granularity| state.due_at(granularity, context.poll.interval);
             let (due, later): (Vec<Granularity>, Vec<Granularity>) = context
@@ -285,6 +290,9 @@ async fn serve<T: Transport>(
             let report = cycle::run(context, aws, &mut ledger, &mut watch, &due, &shared.shutdown).await?;
             finish(shared, context, &report);
             let claimed = report.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Claimed));
+            if lets_go && !claimed {
+                ledger.clear();
+            }
             Ok(claimed.then(|| later_by(now, Duration::from_secs(5))))
         }
         .await;
