@@ -42,8 +42,10 @@ pub enum LogFormat {
 /// # Errors
 /// When the directive cannot be read. A second call in one process changes nothing.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
+    // The client of NATS tells every connection at INFO, and the transport tells what matters.
+    let quiet = if filter.contains("async_nats") { "" } else { ",async_nats=warn" };
     let filter = EnvFilter::builder()
-        .parse(format!("aws_=error,{filter}"))
+        .parse(format!("aws_=error,{filter}{quiet}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -114,7 +114,13 @@ impl<T: Transport> Work<'_, T> {
         let mut announced = None;
         while !self.shared.shutdown.is_cancelled() {
             let result: Result<Timestamp, TransportError> = async {
-                let state = self.context.transport.recover(&scope, &mut self.ledger).await?;
+                // Where the state alone can be read, the keys are held only while they are polled.
+                let peeked = self.context.transport.peek(&scope).await?;
+                let lets_go = peeked.is_some();
+                let state = match peeked {
+                    Some(state) => state,
+                    None => self.context.transport.recover(&scope, &mut self.ledger).await?,
+                };
                 self.tell(&state);
                 let now = self.shared.world.clock.now();
                 let due_at = |granularity: &Granularity| {
@@ -135,7 +141,13 @@ impl<T: Transport> Work<'_, T> {
                         None => waits.remove(&poll.granularity),
                     };
                 }
-                Ok(if report.claimed().is_empty() { now } else { later_by(now, CLAIM_PAUSE) })
+                if !report.claimed().is_empty() {
+                    return Ok(later_by(now, CLAIM_PAUSE));
+                }
+                if lets_go {
+                    self.ledger.clear();
+                }
+                Ok(now)
             }
             .await;
             match result {

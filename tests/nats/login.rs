@@ -1,0 +1,230 @@
+//! Every way to log in, TLS, and the narrowest permissions, against servers that insist on them.
+
+use std::{fs, path::Path};
+
+use amazon_billing_source::{
+    config::{NatsConfig, NatsLogin, NatsTls},
+    transport::{Transport as _, TransportErrorKind, nats::Nats},
+};
+use base64::Engine as _;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
+
+use crate::support::{Poller, Server, newest, records, second};
+
+/// Publishes once, and finds it again.
+async fn works(config: NatsConfig) {
+    let mut poller = Poller::new(Nats::new(config));
+    assert_eq!(poller.poll(&records(3, 100), second(0)).await, 3);
+    assert_eq!(poller.poll(&records(3, 100), second(1)).await, 0);
+    let facts = poller.nats.check().await.unwrap();
+    assert!(facts.iter().any(|fact| fact.contains("may publish")), "{facts:?}");
+}
+
+/// The kind and the text of the refusal.
+async fn refused(config: NatsConfig) -> (TransportErrorKind, String) {
+    let error = Nats::new(config).check().await.unwrap_err();
+    (error.kind, format!("{error} / {}", error.hint.as_deref().unwrap_or_default()))
+}
+
+fn user(name: &str, password: &str) -> NatsLogin {
+    NatsLogin::User { user: name.to_owned(), password: password.into() }
+}
+
+#[tokio::test]
+async fn user_and_password() {
+    let server = Server::with(newest(), &["-js", "--user", "billing", "--pass", "right"], "");
+    works(NatsConfig { login: user("billing", "right"), ..server.config() }).await;
+    for login in [user("billing", "wrong"), NatsLogin::Nobody, NatsLogin::Token("right".into())] {
+        let (kind, said) = refused(NatsConfig { login, ..server.config() }).await;
+        assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+        assert!(said.contains("refuses the login") && !said.contains("wrong"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn token() {
+    let server = Server::with(newest(), &["-js", "--auth", "right"], "");
+    works(NatsConfig { login: NatsLogin::Token("right".into()), ..server.config() }).await;
+    let wrong = NatsConfig { login: NatsLogin::Token("wrong".into()), ..server.config() };
+    assert_eq!(refused(wrong).await.0, TransportErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn nkey_seed() {
+    let (right, wrong) = (nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user());
+    let file = format!("authorization {{ users: [ {{ nkey: {} }} ] }}", right.public_key());
+    let server = Server::with(newest(), &["-js"], &file);
+    let login = |key: &nkeys::KeyPair| NatsLogin::Nkey(key.seed().unwrap().into());
+    works(NatsConfig { login: login(&right), ..server.config() }).await;
+    let (kind, said) = refused(NatsConfig { login: login(&wrong), ..server.config() }).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+}
+
+/// What the README says a user must be allowed, and nothing more.
+#[tokio::test]
+async fn the_narrowest_permissions_suffice_and_less_is_named() {
+    let allowed = [
+        "aws.cost.>",
+        "$KV.BILLING_STATE.>",
+        "$JS.API.STREAM.INFO.BILLING",
+        "$JS.API.STREAM.INFO.KV_BILLING_STATE",
+        "$JS.API.STREAM.MSG.GET.BILLING",
+        "$JS.API.STREAM.MSG.GET.KV_BILLING_STATE",
+        "$JS.API.CONSUMER.CREATE.BILLING",
+        "$JS.API.CONSUMER.CREATE.KV_BILLING_STATE",
+        "$JS.API.CONSUMER.*.BILLING.>",
+        "$JS.API.CONSUMER.*.KV_BILLING_STATE.>",
+        "$JS.API.CONSUMER.MSG.NEXT.BILLING.>",
+        "$JS.API.CONSUMER.MSG.NEXT.KV_BILLING_STATE.>",
+    ];
+    let list = |subjects: &[&str]| {
+        let quoted: Vec<_> = subjects.iter().map(|subject| format!("\"{subject}\"")).collect();
+        quoted.join(", ")
+    };
+    let file = format!(
+        "authorization {{ users: [
+           {{ user: admin, password: a }}
+           {{ user: narrow, password: n, permissions: {{ publish: [{}], subscribe: [\"_INBOX.>\"] }} }}
+           {{ user: reader, password: r, permissions: {{ publish: [{}], subscribe: [\"_INBOX.>\"] }} }}
+         ] }}",
+        list(&allowed),
+        list(&allowed[1..])
+    );
+    let server = Server::with(newest(), &["-js"], &file);
+    // Somebody else creates stream and bucket.
+    works(NatsConfig { login: user("admin", "a"), ..server.config() }).await;
+    let narrow = NatsConfig { login: user("narrow", "n"), create_stream: false, ..server.config() };
+    let mut poller = Poller::new(Nats::new(narrow.clone()));
+    assert_eq!(poller.poll(&records(3, 200), second(2)).await, 3);
+    poller.nats.check().await.unwrap();
+    let reader = NatsConfig { login: user("reader", "r"), create_stream: false, ..server.config() };
+    let (kind, said) = refused(reader.clone()).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+    assert!(said.to_lowercase().contains("permissions violation for publish to \"aws.cost."), "{said}");
+    let mut poller = Poller::new(Nats::new(reader));
+    let error = poller.attempt(&records(3, 300), second(3)).await.unwrap_err();
+    assert_eq!(error.kind, TransportErrorKind::Rejected, "{error}");
+}
+
+/// Writes a certificate authority, a server's and a client's certificate into a folder.
+fn certificates(dir: &Path) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(dir.join(format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tls_with_an_authority_and_a_client_certificate() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificates(dir.path());
+    certificates(other.path());
+    let at = |dir: &Path, name: &str| dir.join(name);
+    let file = format!(
+        "tls {{ cert_file: {0}/server.pem, key_file: {0}/server-key.pem, ca_file: {0}/ca.pem, verify: true }}",
+        dir.path().display()
+    );
+    let server = Server::with(newest(), &["-js"], &file);
+    let tls = |ca: &Path, client: Option<&Path>| NatsTls {
+        required: true,
+        first: false,
+        ca_file: Some(at(ca, "ca.pem")),
+        client: client.map(|dir| (at(dir, "client.pem"), at(dir, "client-key.pem"))),
+    };
+    works(NatsConfig { tls: tls(dir.path(), Some(dir.path())), ..server.config() }).await;
+    for wrong in [
+        tls(other.path(), Some(dir.path())),
+        tls(dir.path(), Some(other.path())),
+        tls(dir.path(), None),
+        NatsTls::default(),
+    ] {
+        let (kind, said) = refused(NatsConfig { tls: wrong, ..server.config() }).await;
+        assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+        assert!(said.contains("see `[nats.tls]`"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_refused_where_it_is_required() {
+    let server = Server::start(newest());
+    let tls = NatsTls { required: true, ..NatsTls::default() };
+    let (kind, said) = refused(NatsConfig { tls, ..server.config() }).await;
+    assert!(
+        matches!(kind, TransportErrorKind::Rejected | TransportErrorKind::Unavailable),
+        "{kind:?} {said}"
+    );
+}
+
+/// A token of an operator's hierarchy, signed as `nsc` signs it.
+fn jwt(issuer: &nkeys::KeyPair, subject: &str, name: &str, nats: &Value) -> String {
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let claims = json!({
+        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject, "name": name, "nats": nats,
+    });
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let text = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    let signature = encode(&issuer.sign(text.as_bytes()).unwrap());
+    format!("{text}.{signature}")
+}
+
+#[tokio::test]
+async fn credentials_of_an_operators_account() {
+    let (operator, account, system) =
+        (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account(), nkeys::KeyPair::new_account());
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
+        "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let billing = json!({ "type": "account", "version": 2, "limits": limits });
+    let plain = json!({ "type": "account", "version": 2 });
+    let file = format!(
+        "operator: {}\nsystem_account: {1}\nresolver: MEMORY\nresolver_preload: {{ {1}: {2}, {3}: {4} }}\n",
+        jwt(
+            &operator,
+            &operator.public_key(),
+            "operator",
+            &json!({ "type": "operator", "version": 2, "system_account": system.public_key() })
+        ),
+        system.public_key(),
+        jwt(&operator, &system.public_key(), "system", &plain),
+        account.public_key(),
+        jwt(&operator, &account.public_key(), "billing", &billing),
+    );
+    let server = Server::with(newest(), &["-js"], &file);
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = |issuer: &nkeys::KeyPair, name: &str| {
+        let user = nkeys::KeyPair::new_user();
+        let claims = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
+        let token = jwt(issuer, &user.public_key(), name, &claims);
+        let path = dir.path().join(name);
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            user.seed().unwrap()
+        );
+        fs::write(&path, text).unwrap();
+        NatsLogin::Credentials(path)
+    };
+    works(NatsConfig { login: credentials(&account, "right"), ..server.config() }).await;
+    // A user of an account the operator never signed.
+    let stranger = credentials(&nkeys::KeyPair::new_account(), "wrong");
+    let (kind, said) = refused(NatsConfig { login: stranger, ..server.config() }).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+    // An account without JetStream.
+    let (kind, said) = refused(NatsConfig { login: credentials(&system, "system"), ..server.config() }).await;
+    assert_ne!(kind, TransportErrorKind::Conflict, "{said}");
+    let broken = dir.path().join("broken");
+    fs::write(&broken, "hello").unwrap();
+    let (kind, said) = refused(NatsConfig { login: NatsLogin::Credentials(broken), ..server.config() }).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+    assert!(said.contains("could not read the credentials"), "{said}");
+}

@@ -1,0 +1,13 @@
+//! The NATS transport against real servers, which the tests start and end themselves.
+//!
+//! `bash tests/brokers/nats` installs them.
+
+#![allow(clippy::unwrap_used, reason = "what fails is the test")]
+
+mod claims;
+mod cluster;
+mod faults;
+mod login;
+mod publish;
+mod soak;
+mod support;
