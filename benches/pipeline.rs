@@ -76,6 +76,9 @@ fn main() {
     criterion.final_summary();
 }
 
+/// What is measured, by name.
+type Candidate<'a> = (&'static str, Box<dyn Fn() + 'a>);
+
 /// Everything measured, ready to run: a ledger that holds every row of the page.
 struct Bench {
     runtime: Runtime,
@@ -148,7 +151,7 @@ impl Bench {
         bench
     }
 
-    fn candidates(&self) -> Vec<(&'static str, Box<dyn Fn() + '_>)> {
+    fn candidates(&self) -> Vec<Candidate<'_>> {
         vec![
             ("sdk: parse the answer", Box::new(|| self.parse())),
             ("sdk: one request, in memory", Box::new(|| self.sdk_request())),

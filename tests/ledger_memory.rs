@@ -1,5 +1,8 @@
 //! What the ledger costs in memory, counted by the allocator: a program of its own because of it.
 
+#![allow(clippy::print_stdout, reason = "the figure is worth knowing: `--nocapture`")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::alloc::System;
 
 use amazon_billing_source::{
