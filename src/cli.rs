@@ -25,8 +25,11 @@ use crate::{
     config::{self, Config, Loaded, TransportConfig},
     exit::{Exit, report},
     telemetry::{LogFormat, Metrics, init_logs},
-    transport::local::Local,
+    transport::{Transport, TransportError, local::Local},
 };
+
+#[cfg(feature = "kafka")]
+use crate::transport::kafka::Kafka;
 
 /// AWS spend as a trustworthy event stream: Cost Explorer to `CloudEvents`, effectively once.
 #[derive(Debug, Parser)]
@@ -195,7 +198,7 @@ pub fn main() -> Exit {
             print(&format!("{:#}\n", config::json_schema()))
         }
         Command::Ledger { command: LedgerCommand::Show { files } } => match files.load() {
-            Ok(loaded) => ledger::show(&loaded.config),
+            Ok(loaded) => on_runtime(|_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
         Command::Policy => print(include_str!("../deploy/iam/policy.json")),
@@ -218,18 +221,29 @@ fn run(files: &ConfigFiles, once: bool) -> Exit {
     let config = loaded.config;
     let mode = if once { Mode::Once } else { Mode::Service };
     on_runtime(|shutdown| async move {
-        let TransportConfig::Local(local) = &config.transport;
-        match Local::connect(local) {
-            Ok(transport) => serve(config, transport, mode, shutdown).await,
-            Err(error) => {
-                report(&error, error.hint.as_deref());
-                Exit::from(&error)
-            }
+        match config.transport.clone() {
+            TransportConfig::Local(local) => serve(config, Local::connect(&local), mode, shutdown).await,
+            #[cfg(feature = "kafka")]
+            TransportConfig::Kafka(kafka) => serve(config, Kafka::connect(&kafka), mode, shutdown).await,
+            #[cfg(not(feature = "kafka"))]
+            TransportConfig::Kafka(_) => Exit::Config,
         }
     })
 }
 
-async fn serve(config: Config, transport: Local, mode: Mode, shutdown: CancellationToken) -> Exit {
+async fn serve<T: Transport>(
+    config: Config,
+    transport: Result<T, TransportError>,
+    mode: Mode,
+    shutdown: CancellationToken,
+) -> Exit {
+    let transport = match transport {
+        Ok(transport) => transport,
+        Err(error) => {
+            report(&error, error.hint.as_deref());
+            return Exit::from(&error);
+        }
+    };
     let world = World {
         clock: Clock::system(),
         metrics: Metrics::new(),

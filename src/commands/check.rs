@@ -12,6 +12,9 @@ use crate::{
     transport::{Transport as _, TransportErrorKind, local::Local},
 };
 
+#[cfg(feature = "kafka")]
+use crate::transport::kafka::Kafka;
+
 /// How deep to look.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -53,13 +56,21 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 async fn output(config: &Config) -> Exit {
-    let TransportConfig::Local(local) = &config.transport;
-    let result = match Local::connect(local) {
-        Ok(transport) => transport.check().await,
-        Err(error) if error.kind == TransportErrorKind::InUse => {
-            return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
-        }
-        Err(error) => Err(error),
+    let result = match &config.transport {
+        TransportConfig::Local(local) => match Local::connect(local) {
+            Ok(transport) => transport.check().await,
+            Err(error) if error.kind == TransportErrorKind::InUse => {
+                return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
+            }
+            Err(error) => Err(error),
+        },
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => match Kafka::connect(kafka) {
+            Ok(transport) => transport.check().await,
+            Err(error) => Err(error),
+        },
+        #[cfg(not(feature = "kafka"))]
+        TransportConfig::Kafka(_) => return Exit::Config,
     };
     match result {
         Ok(facts) => facts.iter().map(|fact| say("ok", fact)).max().unwrap_or(Exit::Done),

@@ -17,8 +17,8 @@ pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{
-    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, Filter, FilterValues, LocalConfig, PollConfig,
-    SourceConfig, TransportConfig, collide,
+    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter, FilterValues,
+    KafkaConfig, LocalConfig, LostState, PollConfig, SourceConfig, TransportConfig, collide,
 };
 
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use ::config::{Value, ValueKind};
 
 use problem::Problems;
-use settings::{ConnectionSettings, Settings};
+use settings::{ConnectionSettings, KafkaSettings, Settings};
 
 /// The origin of what nobody wrote.
 pub(crate) const BUILT_IN: &str = "built-in default";
@@ -86,6 +86,7 @@ pub fn load(
         layers::merge(&mut tree, Value::new(None, layer));
     }
     default_connections(&mut tree);
+    default_kafka(&mut tree);
 
     let (json, shown) = shape::fit(&tree, &json_schema(), &mut problems);
     let settings: Settings = serde_json::from_value(json).expect("what fits the schema fits the settings");
@@ -116,6 +117,16 @@ fn default_connections(tree: &mut Value) {
             default_session_name(&mut merged);
             *connection = merged;
         }
+    }
+}
+
+/// Lays the table of Kafka, where there is one, over its defaults.
+fn default_kafka(tree: &mut Value) {
+    let ValueKind::Table(sections) = &mut tree.kind else { return };
+    if let Some(kafka) = sections.get_mut("kafka").filter(|kafka| matches!(kafka.kind, ValueKind::Table(_))) {
+        let mut merged = built_in(&KafkaSettings::default());
+        layers::merge(&mut merged, std::mem::take(kafka));
+        *kafka = merged;
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) local: LocalSettings,
     /// The table of transport kind `kafka`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) kafka: Option<BTreeMap<String, Value>>,
+    pub(crate) kafka: Option<KafkaSettings>,
     /// The table of transport kind `nats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nats: Option<BTreeMap<String, Value>>,
@@ -309,6 +309,66 @@ pub(crate) struct LocalSettings {
 impl Default for LocalSettings {
     fn default() -> Self {
         Self { output: "-".to_owned(), state: "billing-source.db".to_owned() }
+    }
+}
+
+/// `[kafka]`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct KafkaSettings {
+    /// Brokers to begin with, `host:port`, separated by commas.
+    #[schemars(length(min = 1))]
+    pub(crate) bootstrap_servers: String,
+    /// Where events go.
+    #[schemars(regex(pattern = "^[a-zA-Z0-9._-]{1,249}$"))]
+    pub(crate) topic: String,
+    /// The compacted topic of the state: this program's own.
+    #[schemars(regex(pattern = "^[a-zA-Z0-9._-]{1,249}$"))]
+    pub(crate) state_topic: String,
+    /// `binary`: attributes in headers; `structured`: the whole event as one JSON value.
+    #[schemars(extend("enum" = ["binary", "structured"]))]
+    pub(crate) content_mode: String,
+    /// `exactly_once`, or `at_least_once` where transactions are forbidden.
+    #[schemars(extend("enum" = ["exactly_once", "at_least_once"]))]
+    pub(crate) delivery: String,
+    /// Whether missing topics are created. A lost state topic beside living events never is.
+    pub(crate) create_topics: bool,
+    /// The state topic's partitions when it is created; fixed from then on.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) state_partitions: i32,
+    /// Events without their state: `refuse`, or `republish` everything.
+    #[schemars(extend("enum" = ["refuse", "republish"]))]
+    pub(crate) on_lost_state: String,
+    /// SASL user name; with `password_file` or `password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) username: Option<String>,
+    /// SASL password; better in `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password: Option<Secret>,
+    /// A file that holds the SASL password and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<String>,
+    /// Passed to librdkafka as it is, such as `"security.protocol" = "SASL_SSL"`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) librdkafka: BTreeMap<String, Value>,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: "localhost:9092".to_owned(),
+            topic: "amazon-billing".to_owned(),
+            state_topic: "amazon-billing-state".to_owned(),
+            content_mode: "binary".to_owned(),
+            delivery: "exactly_once".to_owned(),
+            create_topics: false,
+            state_partitions: 8,
+            on_lost_state: "refuse".to_owned(),
+            username: None,
+            password: None,
+            password_file: None,
+            librdkafka: BTreeMap::new(),
+        }
     }
 }
 

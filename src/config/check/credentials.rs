@@ -168,7 +168,7 @@ fn fault(secret: &str) -> Option<&'static str> {
 }
 
 /// Reads a file that holds a secret and nothing else.
-fn secret_file(
+pub(super) fn secret_file(
     key: &str,
     path: &Path,
     problems: &mut Problems,
@@ -198,7 +198,7 @@ fn secret_file(
         Some(_) => problems.add_hint(
             key,
             format!("`{shown}` holds more than one word"),
-            "the file holds the secret access key and nothing else",
+            "the file holds the secret and nothing else",
         ),
         None => {
             if readable_by_others(path) {

@@ -5,6 +5,7 @@
 mod connection;
 mod credentials;
 mod filter;
+mod kafka;
 mod text;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -35,7 +36,7 @@ pub(crate) fn check(
     let connections = connection::connections(settings.connections, problems, warnings);
     let transport = match settings.transport.kind.as_str() {
         "local" => local(&settings.local, problems).map(TransportConfig::Local),
-        "kafka" => kafka(settings.kafka.is_some(), problems),
+        "kafka" => kafka::kafka(settings.kafka, problems, warnings).map(TransportConfig::Kafka),
         "nats" => nats(settings.nats.is_some(), problems),
         other => {
             let kinds = ["local", "kafka", "nats"];
@@ -197,23 +198,14 @@ fn local(settings: &LocalSettings, problems: &mut Problems) -> Option<LocalConfi
     })
 }
 
-/// `[kafka]`: known, and not yet to be had.
-fn kafka(table: bool, problems: &mut Problems) -> Option<TransportConfig> {
-    not_yet("kafka", table, problems)
-}
-
 /// `[nats]`: known, and not yet to be had.
 fn nats(table: bool, problems: &mut Problems) -> Option<TransportConfig> {
-    not_yet("nats", table, problems)
-}
-
-fn not_yet(kind: &str, table: bool, problems: &mut Problems) -> Option<TransportConfig> {
     let problem = if table {
-        format!("is `{kind}`, but this version cannot publish to it yet")
+        "is `nats`, but this version cannot publish to it yet"
     } else {
-        format!("is `{kind}` but there is no `[{kind}]` table")
+        "is `nats` but there is no `[nats]` table"
     };
-    problems.add_hint("transport.kind", problem, "this version publishes to `local` only: a file or stdout");
+    problems.add_hint("transport.kind", problem, "this version publishes to `local` and `kafka`");
     None
 }
 
