@@ -65,7 +65,9 @@ enum End {
     /// Its credentials could not be asked whose they are.
     Fetch(FetchError),
     /// Its keys collide with another connection's.
-    Collision(String),
+    Collision,
+    /// It panicked: a fault of the program.
+    Broken,
     /// The output failed for good.
     Transport(TransportError),
 }
@@ -128,7 +130,7 @@ pub async fn run<T: Transport>(
                 }
                 Err(error) => {
                     error!("a connection's task failed: {error}");
-                    ends.push(End::Collision("its task failed".to_owned()));
+                    ends.push(End::Broken);
                 }
             }
         }
@@ -166,7 +168,7 @@ fn verdict(mode: Mode, ends: &[End]) -> Exit {
     }) {
         return exit;
     }
-    if ends.iter().any(|end| matches!(end, End::Collision(_))) {
+    if ends.iter().any(|end| matches!(end, End::Collision)) {
         return Exit::Config;
     }
     if mode == Mode::Service {
@@ -382,7 +384,7 @@ async fn register<T>(shared: &Shared<T>, connection: &ConnectionConfig, account:
         let hint = "remove one of them, or give them different filters, groupings or granularities";
         error!(connection = connection.name, hint, "{message}");
         shared.world.readiness.set(&connection.name, Health::Failing("collision".to_owned()));
-        return Err(End::Collision(message));
+        return Err(End::Collision);
     }
     others.push(connection.clone());
     Ok(())

@@ -2,10 +2,7 @@
 //!
 //! Events and what was asked for go to stdout, everything else to stderr.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
-};
+use std::io::{self, IsTerminal as _};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
@@ -17,12 +14,15 @@ use crate::{
     app::{self, Mode, World},
     clock::Clock,
     commands::{
+        ConfigFiles,
         check::{self, CheckArgs},
         demo::{self, DemoArgs},
         ledger,
+        plan::{self, PlanArgs},
+        print,
         simulate::{self, SimulateArgs},
     },
-    config::{self, Config, Loaded, TransportConfig},
+    config::{self, Config, TransportConfig},
     exit::{Exit, report},
     telemetry::{LogFormat, Metrics, init_logs},
     transport::{Transport, TransportError, local::Local},
@@ -72,6 +72,8 @@ Example:
     Simulate(SimulateArgs),
     /// Check the configuration, and with --connect what it points to
     Check(CheckArgs),
+    /// Tell what the configured polls will cost, or did cost; needs no network
+    Plan(PlanArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -126,42 +128,6 @@ Example:
     },
 }
 
-/// Where the configuration is.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ConfigFiles {
-    /// Configuration file; repeated, later ones override earlier ones
-    #[arg(long = "config", value_name = "FILE", env = "BILLING_SOURCE_CONFIG")]
-    pub files: Vec<PathBuf>,
-}
-
-impl ConfigFiles {
-    /// Loads the files and the environment; problems are reported.
-    ///
-    /// # Errors
-    /// `Exit::Config`, everything already said.
-    pub fn load(&self) -> Result<Loaded, Exit> {
-        let environment =
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        config::load(&self.files, environment).map_err(|error| {
-            report(&error, None);
-            Exit::Config
-        })
-    }
-
-    /// The same, with at least one connection.
-    ///
-    /// # Errors
-    /// `Exit::Config`, everything already said.
-    pub fn load_connections(&self) -> Result<Loaded, Exit> {
-        let loaded = self.load()?;
-        loaded.config.require_connections().map_err(|error| {
-            report(&error, None);
-            Exit::Config
-        })?;
-        Ok(loaded)
-    }
-}
-
 /// Parses the arguments and does what they ask.
 pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
@@ -190,6 +156,7 @@ pub fn main() -> Exit {
             )
         }),
         Command::Check(args) => on_runtime(|_| check::run(args)),
+        Command::Plan(args) => plan::run(&args),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,
@@ -316,19 +283,6 @@ async fn wait_for_signal() -> io::Result<()> {
 #[cfg(not(unix))]
 async fn wait_for_signal() -> io::Result<()> {
     tokio::signal::ctrl_c().await
-}
-
-/// What was asked for, to stdout. A reader that has enough is no failure.
-pub(crate) fn print(text: &str) -> Exit {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Exit::Done,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-        Err(error) => {
-            report(&format!("could not write to stdout: {error}"), None);
-            Exit::Failed
-        }
-    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cost::Granularity,
-    cycle::Counts,
+    dedup::Counts,
     poller::{Allowance, RequestCounts},
 };
 
@@ -267,47 +267,47 @@ mod tests {
         let mut lines: Vec<_> = text.lines().collect();
         lines.sort_unstable();
         insta::assert_snapshot!(lines.join("\n"), @r#"
-# HELP billing_source_polls Polls of one window, by how they ended.
-# TYPE billing_source_polls counter
-billing_source_polls_total{connection="main",granularity="daily",outcome="complete"} 1
+# EOF
+# HELP billing_source_budget_remaining_requests Requests the budget still holds; absent without a cap.
 # HELP billing_source_cost_explorer_requests Requests to Cost Explorer; `charged` and `unknown` cost $0.01 each.
+# HELP billing_source_errors Failures, by stage and kind.
+# HELP billing_source_events_published Events stored durably.
+# HELP billing_source_last_success_timestamp_seconds When the last complete poll began, Unix time.
+# HELP billing_source_ledger_rows Keys in memory.
+# HELP billing_source_polls Polls of one window, by how they ended.
+# HELP billing_source_publish_seconds From a batch to its receipts.
+# HELP billing_source_records Cost records read, by verdict.
+# TYPE billing_source_budget_remaining_requests gauge
 # TYPE billing_source_cost_explorer_requests counter
+# TYPE billing_source_errors counter
+# TYPE billing_source_events_published counter
+# TYPE billing_source_last_success_timestamp_seconds gauge
+# TYPE billing_source_ledger_rows gauge
+# TYPE billing_source_polls counter
+# TYPE billing_source_publish_seconds histogram
+# TYPE billing_source_records counter
+billing_source_budget_remaining_requests{} 22
 billing_source_cost_explorer_requests_total{outcome="charged"} 2
 billing_source_cost_explorer_requests_total{outcome="refused"} 0
-billing_source_cost_explorer_requests_total{outcome="unsent"} 0
 billing_source_cost_explorer_requests_total{outcome="unknown"} 0
-# HELP billing_source_records Cost records read, by verdict.
-# TYPE billing_source_records counter
-billing_source_records_total{verdict="new"} 3
-# HELP billing_source_events_published Events stored durably.
-# TYPE billing_source_events_published counter
-billing_source_events_published_total{transport="local"} 3
-# HELP billing_source_errors Failures, by stage and kind.
-# TYPE billing_source_errors counter
+billing_source_cost_explorer_requests_total{outcome="unsent"} 0
 billing_source_errors_total{stage="fetch",kind="throttled"} 1
-# HELP billing_source_publish_seconds From a batch to its receipts.
-# TYPE billing_source_publish_seconds histogram
-billing_source_publish_seconds_sum 0.003
-billing_source_publish_seconds_count 1
+billing_source_events_published_total{transport="local"} 3
+billing_source_last_success_timestamp_seconds{connection="main"} 1772323200
+billing_source_ledger_rows{connection="main"} 3
+billing_source_polls_total{connection="main",granularity="daily",outcome="complete"} 1
+billing_source_publish_seconds_bucket{le="+Inf"} 1
 billing_source_publish_seconds_bucket{le="0.001"} 0
 billing_source_publish_seconds_bucket{le="0.005"} 1
 billing_source_publish_seconds_bucket{le="0.02"} 1
 billing_source_publish_seconds_bucket{le="0.1"} 1
 billing_source_publish_seconds_bucket{le="0.5"} 1
-billing_source_publish_seconds_bucket{le="2.0"} 1
 billing_source_publish_seconds_bucket{le="10.0"} 1
+billing_source_publish_seconds_bucket{le="2.0"} 1
 billing_source_publish_seconds_bucket{le="60.0"} 1
-billing_source_publish_seconds_bucket{le="+Inf"} 1
-# HELP billing_source_last_success_timestamp_seconds When the last complete poll began, Unix time.
-# TYPE billing_source_last_success_timestamp_seconds gauge
-billing_source_last_success_timestamp_seconds{connection="main"} 1772323200
-# HELP billing_source_ledger_rows Keys in memory.
-# TYPE billing_source_ledger_rows gauge
-billing_source_ledger_rows{connection="main"} 3
-# HELP billing_source_budget_remaining_requests Requests the budget still holds; absent without a cap.
-# TYPE billing_source_budget_remaining_requests gauge
-billing_source_budget_remaining_requests{} 22
-# EOF
+billing_source_publish_seconds_count 1
+billing_source_publish_seconds_sum 0.003
+billing_source_records_total{verdict="new"} 3
 "#);
     }
 

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
+use super::{ConfigFiles, print};
 use crate::{
-    cli::{ConfigFiles, print},
     clock::Clock,
     config::{Config, ConnectionConfig, Loaded, TransportConfig, collide},
     cost::Granularity,
@@ -95,7 +95,7 @@ async fn connections(config: &Config, query: bool) -> Exit {
         let (aws, account) = match checked.await {
             Ok(checked) => checked,
             Err(error) => {
-                exit = exit.max(failed(name, &error));
+                exit = exit.max(failed(&error));
                 continue;
             }
         };
@@ -156,12 +156,13 @@ async fn ask(config: &Config, name: &str, aws: &CostExplorer, granularity: Granu
                 ),
             )
         }
-        Err(error) => failed(name, &error),
+        Err(error) => failed(&error),
     }
 }
 
-fn failed(name: &str, error: &FetchError) -> Exit {
-    report(&format!("connection `{name}`: {error}"), error.hint.as_deref());
+/// The message names the connection itself.
+fn failed(error: &FetchError) -> Exit {
+    report(error, error.hint.as_deref());
     Exit::from(error)
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::print;
 use crate::{
-    cli::print,
     config::{Config, TransportConfig},
     exit::{Exit, report},
     transport::{StateRecord, local::read_state},

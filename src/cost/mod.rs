@@ -8,7 +8,7 @@ mod period;
 
 pub use amount::{Amount, AmountError};
 pub use key::{CostKey, Scope, query_digest, slug};
-pub use period::{Granularity, Period, PeriodError};
+pub use period::{Granularity, Period, PeriodError, midnight, utc_date};
 
 use std::fmt;
 

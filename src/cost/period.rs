@@ -138,7 +138,7 @@ impl Period {
 
     /// The UTC date the period starts on.
     pub fn date(self) -> Date {
-        Offset::UTC.to_datetime(self.start()).date()
+        utc_date(self.start())
     }
 
     /// The next period of the same granularity.
@@ -174,8 +174,13 @@ fn at_hour(hours: i32) -> Timestamp {
     Timestamp::from_second(i64::from(hours) * HOUR).expect("checked when the period was made")
 }
 
+/// The UTC date of an instant.
+pub fn utc_date(instant: Timestamp) -> Date {
+    Offset::UTC.to_datetime(instant).date()
+}
+
 /// Midnight UTC at the start of a date.
-fn midnight(date: Date) -> Timestamp {
+pub fn midnight(date: Date) -> Timestamp {
     Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).expect("every date's midnight in UTC is a timestamp")
 }
 

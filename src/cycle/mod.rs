@@ -9,11 +9,11 @@ mod model;
 mod window_poll;
 
 pub use claim::ClaimWatch;
-pub use window_poll::{Counts, WindowPoll};
+pub use window_poll::WindowPoll;
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _, tz::Offset};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,8 +21,8 @@ use tracing::{debug, info, warn};
 use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
-    cost::Granularity,
-    dedup::{ConnectionState, Ledger},
+    cost::{Granularity, midnight, utc_date},
+    dedup::{ConnectionState, Counts, Ledger},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
     telemetry::Metrics,
@@ -166,8 +166,8 @@ async fn poll<T: Transport>(
     let window = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
-    if let Err(spent) = poll.claim(poll_state.pages.max(1)).await? {
-        return poll.close_without_answer(spent).await;
+    if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
+        return poll.close_without_answer(outcome).await;
     }
     let mut restarted = false;
     let outcome = 'query: loop {
@@ -213,8 +213,8 @@ async fn poll<T: Transport>(
             if token.is_none() {
                 break 'query if poll.records() == 0 { Outcome::Empty } else { Outcome::Complete };
             }
-            if let Err(spent) = poll.reserve_another(guard.pages()).await? {
-                break 'query spent;
+            if let ControlFlow::Break(outcome) = poll.reserve_another().await? {
+                break 'query outcome;
             }
         }
     };
@@ -266,14 +266,14 @@ fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Ti
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
 fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
-    let today = Offset::UTC.to_datetime(now).date();
+    let today = utc_date(now);
     let month_only = BudgetConfig { requests_per_day: None, ..budget };
     let next = if Allowance::left(month_only, now, spent).covers(needed) {
         today.saturating_add(1.day())
     } else {
         today.first_of_month().saturating_add(1.month())
     };
-    Offset::UTC.to_timestamp(next.at(0, 0, 0, 0)).unwrap_or(Timestamp::MAX)
+    midnight(next)
 }
 
 /// What every connection spent, with this one's newest figure in place of the log's.

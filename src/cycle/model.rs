@@ -269,7 +269,7 @@ impl World {
             let last = state.poll(Granularity::Daily).last_complete;
             let window = Window::due(Granularity::Daily, started, 0, last);
             let mut poll = WindowPoll::new(&context, ledger, state, window);
-            if let Err(outcome) = poll.claim(1).await? {
+            if let ControlFlow::Break(outcome) = poll.claim(1).await? {
                 poll.close_without_answer(outcome).await?;
                 return Ok(false);
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::AddAssign,
+    ops::ControlFlow,
     time::Instant,
 };
 
@@ -14,8 +14,8 @@ use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
     cost::CostRecord,
     dedup::{
-        Change, ChangeKind, Claim, ConnectionState, Ledger, MissingRow, Sightings, Status, Verdict, ZeroRows,
-        classify,
+        Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
+        ZeroRows, classify,
     },
     poller::{Allowance, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
@@ -26,37 +26,6 @@ const BATCH: usize = 10_000;
 
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
-
-/// Verdicts on the cost records of a cycle, and events that were refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// First events of their keys.
-    pub new: u64,
-    /// Later events.
-    pub revised: u64,
-    /// Retractions.
-    pub removed: u64,
-    /// Rows equal to what was published.
-    pub unchanged: u64,
-    /// Rows that are zero and never were anything else.
-    pub zero: u64,
-    /// Rows older than what was published.
-    pub stale: u64,
-    /// Events the output refused for ever.
-    pub rejected: u64,
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.new += other.new;
-        self.revised += other.revised;
-        self.removed += other.removed;
-        self.unchanged += other.unchanged;
-        self.zero += other.zero;
-        self.stale += other.stale;
-        self.rejected += other.rejected;
-    }
-}
 
 /// One window's poll under way.
 #[derive(Debug)]
@@ -104,31 +73,30 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// Writes the claim into the log and counts the expected pages as spent before they are asked
     /// for, so that a process killed under way has never spent more than the log says.
     ///
-    /// `Err` with the outcome where the budget does not hold them or another process was faster.
-    pub async fn claim(&mut self, expected: u32) -> Result<Result<(), Outcome>, TransportError> {
+    /// `Break` with the outcome where the budget does not hold them or another process was faster.
+    pub async fn claim(&mut self, expected: u32) -> Result<ControlFlow<Outcome>, TransportError> {
         let connection = self.context.connection;
         self.state.name.clone_from(&connection.name);
         self.state.account.clone_from(&self.context.factory.scope().account);
         self.state.claim = Some(Claim {
             instance: self.context.instance.to_owned(),
-            token: Uuid::new_v5(&Uuid::NAMESPACE_OID, &claim_seed(self.context.instance)).to_string(),
+            token: Uuid::new_v4().to_string(),
             reserved: 0,
         });
         self.reserve(expected).await
     }
 
     /// Counts another page as spent once more have come than were expected.
-    pub async fn reserve_another(&mut self, pages: u32) -> Result<Result<(), Outcome>, TransportError> {
-        self.pages = pages;
+    pub async fn reserve_another(&mut self) -> Result<ControlFlow<Outcome>, TransportError> {
         let reserved = self.state.claim.as_ref().map_or(0, |claim| claim.reserved);
         if self.requests < reserved {
-            return Ok(Ok(()));
+            return Ok(ControlFlow::Continue(()));
         }
         // As many again: a poll of many pages writes the log a few times, not once per page.
         self.reserve(reserved.saturating_mul(2).max(self.requests + 1)).await
     }
 
-    async fn reserve(&mut self, wanted: u32) -> Result<Result<(), Outcome>, TransportError> {
+    async fn reserve(&mut self, wanted: u32) -> Result<ControlFlow<Outcome>, TransportError> {
         let context = self.context;
         let now = context.clock.now();
         let _gate = context.gate.lock().await;
@@ -142,7 +110,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             _ => wanted,
         };
         if !left.covers(wanted) {
-            return Ok(Err(Outcome::BudgetSpent(budget_resets_at(now, context.budget, &spent, wanted))));
+            let until = budget_resets_at(now, context.budget, &spent, wanted);
+            return Ok(ControlFlow::Break(Outcome::BudgetSpent(until)));
         }
         self.state.spent = self.spent_before;
         self.state.spent.add(now, wanted);
@@ -150,8 +119,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             claim.reserved = wanted;
         }
         match self.store(Vec::new(), self.state.clone()).await {
-            Ok(_) => Ok(Ok(())),
-            Err(error) if is_doubt(error.kind) => Ok(Err(Outcome::Claimed)),
+            Ok(_) => Ok(ControlFlow::Continue(())),
+            Err(error) if is_doubt(error.kind) => Ok(ControlFlow::Break(Outcome::Claimed)),
             Err(error) => Err(error),
         }
     }
@@ -164,6 +133,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// Forgets the pages seen: the window is read again from its first page.
     pub fn restart(&mut self) {
         self.sightings = Sightings::new(self.window, self.ledger);
+        self.pages = 0;
     }
 
     /// How many cost records AWS listed.
@@ -322,15 +292,22 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         let batches = changes.len().div_ceil(BATCH);
         for (number, chunk) in changes.chunks(BATCH).enumerate() {
             let factory = self.context.factory;
-            let events = chunk.iter().map(|change| Outgoing::of(factory, change, group_names)).collect();
+            let outgoing = |change: &Change<'_>| {
+                let expected = self.ledger.previous(&change.key).map_or(0, |known| known.sequence());
+                Outgoing::of(factory, change, group_names).over(expected)
+            };
+            let events = chunk.iter().map(outgoing).collect();
             let state = closing.filter(|_| number + 1 == batches).unwrap_or(&self.state).clone();
             let deliveries = self.store(events, state).await?;
             for (change, delivery) in chunk.iter().zip(deliveries) {
                 match delivery {
                     Delivery::Stored(end) => {
                         trace!(key = %change.key, revision = change.revision, kind = change.kind.name(), "published");
-                        self.ledger.apply(&change.key, &change.statement());
-                        self.ledger.set_recovered_to(end);
+                        self.ledger.apply_at(&change.key, &change.statement(), end);
+                        let follows = self.ledger.recovered_to().is_some_and(|known| known + 1 == end);
+                        if follows || self.context.transport.receipts_prove_the_end() {
+                            self.ledger.set_recovered_to(end);
+                        }
                     }
                     Delivery::Rejected(reason) => {
                         counts.rejected += 1;
@@ -416,17 +393,4 @@ fn retraction<'r>(row: &'r MissingRow, observed_at: Timestamp, ledger: &Ledger) 
     let previous = ledger.previous(&key)?;
     let live = previous.status() == Status::Live && previous.observed_at() <= observed_at;
     live.then(|| Change::retraction(key, observed_at, previous))
-}
-
-/// Another text for every claim of every process, without a random number generator: the process,
-/// a counter, and the address space's own hash seed.
-fn claim_seed(instance: &str) -> Vec<u8> {
-    use std::{
-        hash::{BuildHasher, RandomState},
-        sync::atomic::{AtomicU64, Ordering},
-    };
-    static CLAIMS: AtomicU64 = AtomicU64::new(0);
-    let number = CLAIMS.fetch_add(1, Ordering::Relaxed);
-    let seed = RandomState::new().hash_one(number);
-    format!("{instance}/{}/{number}/{seed}", std::process::id()).into_bytes()
 }

@@ -1,7 +1,8 @@
 //! Absence: which published rows a complete answer no longer lists.
 //!
-//! Nothing is concluded from a failed, partial or empty answer, nor from a period without any row,
-//! nor from one answer alone: a row is retracted when two complete answers in a row lack it.
+//! Nothing is concluded from a failed, partial or empty answer, nor from one with an empty page, nor
+//! from a period without any row, nor from one answer alone: a row is retracted when two complete
+//! answers in a row lack it.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +24,8 @@ pub struct Sightings {
     seen: Vec<u64>,
     periods: BTreeSet<Period>,
     records: usize,
+    /// A page listed nothing at all: perhaps not all that AWS has.
+    hollow: bool,
     /// AWS's `Date` of the first page.
     since: Option<Timestamp>,
 }
@@ -45,6 +48,7 @@ impl Sightings {
             seen: vec![0; ledger.len().div_ceil(64)],
             periods: BTreeSet::new(),
             records: 0,
+            hollow: false,
             since: None,
         }
     }
@@ -53,6 +57,7 @@ impl Sightings {
     pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
         self.since.get_or_insert(observed_at);
         self.records += records.len();
+        self.hollow |= records.is_empty();
         let mut last = None;
         for record in records {
             if last != Some(record.period) {
@@ -84,6 +89,10 @@ impl Sightings {
         let lacked: BTreeSet<u32> =
             missing_before.iter().filter_map(|row| ledger.find(&row.key()?)).map(RowId::index).collect();
         let mut judgement = Judgement::default();
+        if self.hollow {
+            judgement.missing = missing_before.to_vec();
+            return judgement;
+        }
         for (id, row) in ledger.rows().take(self.known) {
             if row.status() == Status::Removed || self.has_seen(id) || !row.within(&self.window) {
                 continue;
@@ -147,6 +156,9 @@ mod tests {
         ledger.apply(&record.key(), &statement);
     }
 
+    /// Name, services listed, the row's day, status, seconds published later, lacked before, verdicts.
+    type Case<'a> = (&'a str, &'a [&'a str], &'a str, Status, i64, bool, Vec<String>);
+
     /// The truth table of `judge`, row by row.
     #[test]
     fn truth_table() {
@@ -156,7 +168,7 @@ mod tests {
         };
         let gone = |service: &str| format!("gone {service}");
         let missing = |service: &str| format!("missing {service}");
-        let cases: [(&str, &[&str], &str, Status, i64, bool, Vec<String>); 9] = [
+        let cases: [Case<'_>; 9] = [
             // the row's day, what the answer lists that day, status, published at, lacked before
             ("listed", &["A", "B"], "2026-02-03", Status::Live, 0, true, vec![]),
             ("removed already", &["B"], "2026-02-03", Status::Removed, 0, true, vec![]),
@@ -187,6 +199,26 @@ mod tests {
             found.extend(judgement.missing.iter().map(|row| missing(&row.service)));
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn an_answer_with_an_empty_page_concludes_nothing_and_forgets_nothing() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let mut ledger = Ledger::new();
+        let (a, b) = (record("2026-02-03", "A"), record("2026-02-03", "B"));
+        publish(&mut ledger, &a, Status::Live, NOW);
+        publish(&mut ledger, &b, Status::Live, NOW);
+        let before = [MissingRow::of(&a.key())];
+        let now = Timestamp::from_second(NOW).unwrap();
+        let mut sightings = Sightings::new(window, &ledger);
+        sightings.note(&ledger, &[b], now);
+        assert_eq!(sightings.judge(&ledger, &before).gone.len(), 1);
+        sightings.note(&ledger, &[], now);
+        let judgement = sightings.judge(&ledger, &before);
+        assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
     }
 
     #[test]

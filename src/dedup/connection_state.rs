@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn due_is_an_interval_after_the_last_complete_poll_and_not_before_a_retry() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let mut state = ConnectionState::default();
         assert_eq!(state.due_at(Granularity::Daily, hour), None);
         state.poll_mut(Granularity::Daily).last_complete = Some(at("2026-03-01T00:00:00Z"));

@@ -1,7 +1,7 @@
 //! The ledger: what was last published per key, in memory, read back from the transport.
 //!
 //! It is an index, not a store: it does no IO, and only `recover` and receipts change it. A row is
-//! 72 bytes with two figures in place; names are kept once, so a vanished row can still be named.
+//! 80 bytes with two figures in place; names are kept once, so a vanished row can still be named.
 
 use std::hash::BuildHasher;
 
@@ -53,6 +53,8 @@ struct Row {
     revision: u32,
     /// Whole seconds since 1970, good until 2106.
     observed_at: u32,
+    /// Where the newest event lies in the log; 0 where the transport has no such place.
+    sequence: u64,
     granularity: Granularity,
     status: Status,
     estimated: bool,
@@ -127,6 +129,11 @@ impl Ledger {
     /// Takes over what the log states of a key. A revision no higher than the known one is old
     /// news and changes nothing, so a log may be read twice.
     pub fn apply(&mut self, key: &CostKey<'_>, statement: &Statement) {
+        self.apply_at(key, statement, 0);
+    }
+
+    /// The same, with the place of the event in the log.
+    pub fn apply_at(&mut self, key: &CostKey<'_>, statement: &Statement, sequence: u64) {
         let service = self.names.intern(key.service);
         let group = key.group.map_or(NameId::NONE, |group| self.names.intern(group));
         let row = Row {
@@ -135,6 +142,7 @@ impl Ledger {
             group,
             revision: statement.revision,
             observed_at: u32::try_from(statement.observed_at.as_second().max(0)).unwrap_or(u32::MAX),
+            sequence,
             granularity: key.period.granularity(),
             status: statement.status,
             estimated: statement.estimated,
@@ -201,6 +209,11 @@ impl<'a> Published<'a> {
     /// How many events the key has had; from 1.
     pub const fn revision(&self) -> u32 {
         self.row.revision
+    }
+
+    /// Where the event lies in the log, as the transport counts; 0 where it has no such place.
+    pub const fn sequence(&self) -> u64 {
+        self.row.sequence
     }
 
     /// Whether the row is live or was retracted.
@@ -319,8 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_72_bytes() {
-        assert_eq!(size_of::<Row>(), 72);
+    fn a_row_is_80_bytes() {
+        assert_eq!(size_of::<Row>(), 80);
     }
 
     #[test]

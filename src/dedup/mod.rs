@@ -12,6 +12,8 @@ pub use change::{Change, ChangeKind, Statement, Status};
 pub use connection_state::{Claim, ConnectionState, MissingRow, PollState};
 pub use ledger::{Ledger, Published, RowId};
 
+use std::ops::AddAssign;
+
 use jiff::Timestamp;
 
 use crate::cost::CostRecord;
@@ -38,6 +40,37 @@ impl Verdict {
             Self::Zero => "zero",
             Self::Stale => "stale",
         }
+    }
+}
+
+/// Verdicts on the cost records of a cycle, and events that were refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// First events of their keys.
+    pub new: u64,
+    /// Later events.
+    pub revised: u64,
+    /// Retractions.
+    pub removed: u64,
+    /// Rows equal to what was published.
+    pub unchanged: u64,
+    /// Rows that are zero and never were anything else.
+    pub zero: u64,
+    /// Rows older than what was published.
+    pub stale: u64,
+    /// Events the output refused for ever.
+    pub rejected: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.new += other.new;
+        self.revised += other.revised;
+        self.removed += other.removed;
+        self.unchanged += other.unchanged;
+        self.zero += other.zero;
+        self.stale += other.stale;
+        self.rejected += other.rejected;
     }
 }
 

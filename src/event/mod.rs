@@ -1,4 +1,4 @@
-//! Events: what a change looks like to the world, as a CloudEvent.
+//! Events: what a change looks like to the world, as `CloudEvents`.
 //!
 //! The shape is a promise to consumers: attributes, members and the recipe of the id change only
 //! with a new version of the schema. Nothing here does IO or reads a clock.
@@ -24,7 +24,7 @@ use crate::{
     dedup::{Change, ChangeKind},
 };
 
-/// The namespace of event ids: UUIDv5 of `https://amazon-billing-source.github.io/events` in the URL
+/// The namespace of event ids: the version 5 UUID of `https://amazon-billing-source.github.io/events` in the URL
 /// namespace.
 const ID_NAMESPACE: Uuid = uuid!("acd09bd5-ddc1-5a78-b8cc-9fd5362b1d5c");
 
@@ -76,7 +76,7 @@ impl EventFactory {
             .expect("every required attribute is set and every value was checked with the configuration")
     }
 
-    /// UUIDv5 over source, key, revision and content, as the JSON array
+    /// A version 5 UUID over source, key, revision and content, as the JSON array
     /// `[source, account segment, granularity, period, service, group by, group, revision,
     /// [[metric, normalised amount, unit], ...], estimated, removed]`: the same on every host.
     pub fn id(&self, change: &Change<'_>) -> Uuid {

@@ -2,10 +2,10 @@
 //!
 //! Pure counting. The figures live in each connection's state, so a restart forgets nothing.
 
-use jiff::{Timestamp, civil::Date, tz::Offset};
+use jiff::{Timestamp, civil::Date};
 use serde::{Deserialize, Serialize};
 
-use crate::config::BudgetConfig;
+use crate::{config::BudgetConfig, cost::utc_date};
 
 /// Chargeable requests of one connection: answered pages, and requests whose outcome is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,10 +87,6 @@ impl Allowance {
             Self::Requests(left) => requests <= left,
         }
     }
-}
-
-fn utc_date(instant: Timestamp) -> Date {
-    Offset::UTC.to_datetime(instant).date()
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! AWS restates every day of the open month, so a poll re-reads the whole month in one request:
 //! the window costs the same $0.01 a page whether it holds one day or sixty.
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date, tz::Offset};
+use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date};
 
-use crate::cost::{Granularity, Period};
+use crate::cost::{Granularity, Period, utc_date};
 
 /// Cost Explorer keeps daily data for the current month and the 13 before it, and takes a start
 /// that far back only on the first of a month.
@@ -101,10 +101,6 @@ fn month_to_read(day: Date, settle_days: u8) -> Date {
 
 fn clamp_day(settle_days: u8) -> i8 {
     i8::try_from(settle_days.min(31)).expect("31 fits")
-}
-
-fn utc_date(instant: Timestamp) -> Date {
-    Offset::UTC.to_datetime(instant).date()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub use scenario::{SCENARIOS, Scenario};
 
 use crate::{
     clock::Clock,
-    cost::{Amount, CostMetric},
+    cost::{Amount, CostMetric, midnight},
 };
 use answer::Bucket;
 use book::{Book, View};
@@ -213,8 +213,8 @@ impl Drop for Simulator {
 fn by_service(from: Date, to: Date, metrics: Vec<CostMetric>) -> Query {
     Query {
         granularity: Bucketing::Daily,
-        start: query::hours(query::midnight(from)),
-        end: query::hours(query::midnight(to)),
+        start: query::hours(midnight(from)),
+        end: query::hours(midnight(to)),
         metrics,
         group_by: vec![Group::Dimension(Dimension::Service)],
         filter: None,

@@ -3,11 +3,11 @@
 //! Nothing here computes an answer. Messages marked "AWS's own" are quoted from public reports;
 //! for the others only the code is known.
 
-use jiff::{Timestamp, civil::Date, tz::Offset};
+use jiff::{Timestamp, civil::Date};
 use serde_json::Value;
 
 use super::{expression::Expression, refusal::Refusal};
-use crate::cost::{CostMetric, query_digest};
+use crate::cost::{CostMetric, midnight, query_digest, utc_date};
 
 /// The length of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +223,7 @@ fn period(json: &Value, granularity: Bucketing, limits: Limits) -> Result<(i32, 
     let Limits::At(now) = limits else {
         return Ok((start, end));
     };
-    let today = Offset::UTC.to_datetime(now).date();
+    let today = utc_date(now);
     let first = today.first_of_month();
     if start > hours(now) {
         return Err(Refusal::validation("Start date should be no later than today"));
@@ -244,7 +244,7 @@ fn period(json: &Value, granularity: Bucketing, limits: Limits) -> Result<(i32, 
         return Ok((start, end));
     }
     if start < hours(midnight(first.saturating_sub(jiff::Span::new().months(13)))) {
-        let begins = Offset::UTC.to_datetime(instant(start)).date();
+        let begins = utc_date(instant(start));
         if begins.day() != 1 {
             // AWS's own words.
             return Err(Refusal::validation(
@@ -300,11 +300,6 @@ pub(super) fn hours(instant: Timestamp) -> i32 {
 /// The first instant of an hour.
 pub(super) fn instant(hours: i32) -> Timestamp {
     Timestamp::from_second(i64::from(hours) * 3600).unwrap_or(Timestamp::MAX)
-}
-
-/// Midnight UTC at the start of a date.
-pub(super) fn midnight(date: Date) -> Timestamp {
-    Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).expect("every date's midnight in UTC is a timestamp")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::{Timestamp, civil::Date, tz::Offset};
+use jiff::{Timestamp, civil::Date};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use super::{
     answer::{Bucket, Figure, Row},
     query::{self, Bucketing, Dimension, Group, Query},
 };
-use crate::cost::{Amount, CostMetric};
+use crate::cost::{Amount, CostMetric, midnight, utc_date};
 
 /// Recorded answers, by granularity and grouping.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ impl Recorded {
     /// The first and the last day of the DAILY answers by service, `None` where there are none.
     pub fn days(&self) -> Option<(Date, Date)> {
         let keys = || self.daily().flat_map(|series| series.buckets.keys());
-        let date = |hour: i32| Offset::UTC.to_datetime(query::instant(hour)).date();
+        let date = |hour: i32| utc_date(query::instant(hour));
         Some((date(keys().map(|(start, _)| *start).min()?), date(keys().map(|(start, _)| *start).max()?)))
     }
 
@@ -301,7 +301,7 @@ fn figures(json: &Value, period: &str, row: &str) -> Result<Vec<(CostMetric, Fig
 fn hour(text: &str) -> Option<i32> {
     let instant = match text.parse::<Timestamp>() {
         Ok(instant) => instant,
-        Err(_) => query::midnight(text.parse::<Date>().ok()?),
+        Err(_) => midnight(text.parse::<Date>().ok()?),
     };
     (instant.as_second() % 3600 == 0).then(|| query::hours(instant))
 }

@@ -51,7 +51,8 @@ pub trait Transport: Send + Sync + 'static {
         &self,
     ) -> impl Future<Output = Result<Vec<(String, ConnectionState)>, TransportError>> + Send;
 
-    /// Reaches the output and proves what can be proven without publishing; a sentence per fact.
+    /// Reaches the output and proves what can be proven without publishing; a sentence per fact, one
+    /// that begins with `warning: ` for what works and is probably not meant.
     ///
     /// # Errors
     /// The first thing that would keep `run` from working.
@@ -65,6 +66,13 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether waiting can mend what is unavailable: a broker comes back, a closed pipe does not.
     fn comes_back(&self) -> bool;
+
+    /// Whether a receipt proves that nobody else wrote before it: so where rivals are locked out or
+    /// fenced. Where each key stands for itself a rival's events may lie between two receipts, and
+    /// only a receipt that follows the known end at once moves it.
+    fn receipts_prove_the_end(&self) -> bool {
+        true
+    }
 
     /// For metrics and logs: `local`.
     fn name(&self) -> &'static str;
@@ -91,6 +99,9 @@ pub struct Outgoing {
     pub event: Event,
     /// The key's state.
     pub record: StateRecord,
+    /// The place of the key's newest event when this one was decided, 0 for none: where each key is
+    /// its own state, the log refuses the event if anything else is there by then.
+    pub expected: u64,
 }
 
 impl Outgoing {
@@ -105,7 +116,14 @@ impl Outgoing {
                 statement: change.statement(),
                 event_id: factory.id(change),
             },
+            expected: 0,
         }
+    }
+
+    /// The same, decided over the key's event at this place of the log.
+    #[must_use]
+    pub fn over(self, expected: u64) -> Self {
+        Self { expected, ..self }
     }
 }
 

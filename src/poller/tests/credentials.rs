@@ -189,10 +189,10 @@ async fn a_profile_that_does_not_exist() {
     let base = base.page(&window(), None).await.unwrap_err();
     // Whether there are other profiles depends on the machine.
     insta::with_settings!({filters => vec![("no AWS credentials.*", "no AWS credentials[: why]")]}, {
-        insta::assert_snapshot!(rendered(&direct), @"
-        denied -: could not read daily costs from 2026-03-01 to 2026-03-16 for connection `main`: no AWS credentials[: why]
-        hint: check the profile `no-such-profile` in `~/.aws/config` and `~/.aws/credentials` (or `AWS_CONFIG_FILE`) of the user this runs as; a profile of IAM Identity Center (SSO) is only read through `credential_process = aws configure export-credentials --profile <name>`
-        ");
+        insta::assert_snapshot!(rendered(&direct), @r#"
+denied -: could not read daily costs from 2026-03-01 to 2026-03-16 for connection `main`: no AWS credentials[: why]
+hint: check the profile `no-such-profile` in `~/.aws/config` and `~/.aws/credentials` (or `AWS_CONFIG_FILE`) of the user this runs as; a session of IAM Identity Center (SSO) is renewed with `aws sso login --profile no-such-profile`
+"#);
         assert_eq!(rendered(&direct), rendered(&base));
     });
 }

@@ -321,6 +321,9 @@ fn inspect(path: &Path) -> Result<bool, TransportError> {
         .map_err(|e| failed(path, "open", &e))?;
     let application = pragma(&db, "application_id").map_err(|e| failed(path, "open", &e))?;
     let layout = pragma(&db, "user_version").map_err(|e| failed(path, "open", &e))?;
+    if application == 0 && layout == 0 && is_blank(&db).map_err(|e| failed(path, "open", &e))? {
+        return Ok(false);
+    }
     if application != APPLICATION_ID {
         let message = format!("`{}` is a database of another program", path.display());
         return Err(TransportError::new(Kind::Foreign, message)
@@ -335,6 +338,12 @@ fn inspect(path: &Path) -> Result<bool, TransportError> {
             .with_hint("it was left as it is; run the newer version that wrote it"));
     }
     Ok(true)
+}
+
+/// Whether a database has nothing in it: what is left where its creation was cut short by a kill or
+/// a full disk.
+fn is_blank(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)", [], |row| row.get(0))
 }
 
 /// One process at a time: an advisory lock on `<state>.lock`, which also names the holder.

@@ -116,7 +116,7 @@ async fn a_stream_that_fails_gets_the_outbox_again_to_the_letter() {
     let (first, second) = (first.lock().unwrap().clone(), second.lock().unwrap().clone());
     assert_eq!(first.len(), 100);
     assert!(second.starts_with(&first));
-    assert_eq!(second.iter().filter(|b| **b == b'\n').count(), 2);
+    assert_eq!(String::from_utf8(second).unwrap().lines().count(), 2);
     assert_eq!(ledger.len(), 2);
 }
 
@@ -250,6 +250,19 @@ async fn a_foreign_or_orphaned_output_is_refused_and_left_as_it_is() {
     fs::remove_file(folder.path("state.db")).unwrap();
     let error = refused(&config);
     assert_eq!(error.kind, Kind::StateMissing);
+    assert_eq!(folder.lines().len(), 1);
+}
+
+/// A kill or a full disk between the first page of the file and its tables: nothing was lost yet.
+#[tokio::test]
+async fn a_state_whose_creation_was_cut_short_is_created_anew() {
+    let folder = Folder::new();
+    let db = rusqlite::Connection::open(folder.path("state.db")).unwrap();
+    db.pragma_update(None, "journal_mode", "WAL").unwrap();
+    drop(db);
+    assert!(fs::metadata(folder.path("state.db")).unwrap().len() > 0);
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
     assert_eq!(folder.lines().len(), 1);
 }
 
