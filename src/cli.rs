@@ -156,7 +156,7 @@ pub fn main() -> Exit {
             )
         }),
         Command::Check(args) => on_runtime(|_| check::run(args)),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => on_runtime(|_| async move { plan::run(&args).await }),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,

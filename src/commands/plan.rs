@@ -33,12 +33,12 @@ pub struct PlanArgs {
 }
 
 /// Prints a line per connection and granularity and one for all of them; JSON lines in a pipe.
-pub fn run(args: &PlanArgs) -> Exit {
+pub async fn run(args: &PlanArgs) -> Exit {
     let loaded = match args.files.load_connections() {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
-    let states = match states(&loaded.config, args.actual) {
+    let states = match states(&loaded.config, args.actual).await {
         Ok(states) => states,
         Err(exit) => return exit,
     };
@@ -47,14 +47,27 @@ pub fn run(args: &PlanArgs) -> Exit {
 }
 
 /// The connections' states by name; none where nothing was published yet.
-fn states(config: &Config, needed: bool) -> Result<BTreeMap<String, ConnectionState>, Exit> {
-    let TransportConfig::Local(local) = &config.transport;
+async fn states(config: &Config, needed: bool) -> Result<BTreeMap<String, ConnectionState>, Exit> {
     let mut states = BTreeMap::new();
-    let read = read_state(&local.state, |_, connection, record| {
-        if record.is_none() {
-            states.insert(connection.name.clone(), connection.clone());
-        }
-    });
+    let read = match &config.transport {
+        TransportConfig::Local(local) => read_state(&local.state, |_, connection, record| {
+            if record.is_none() {
+                states.insert(connection.name.clone(), connection.clone());
+            }
+        }),
+        // A plan needs no network.
+        TransportConfig::Kafka(_) if !needed => Ok(()),
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => match connections(kafka).await {
+            Ok(connections) => {
+                states.extend(connections.into_iter().map(|(_, state)| (state.name.clone(), state)));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+        #[cfg(not(feature = "kafka"))]
+        TransportConfig::Kafka(_) => return Err(Exit::Config),
+    };
     match read {
         Ok(()) => Ok(states),
         Err(error) if error.kind == TransportErrorKind::Unavailable && !needed => Ok(states),
@@ -63,6 +76,14 @@ fn states(config: &Config, needed: bool) -> Result<BTreeMap<String, ConnectionSt
             Err(Exit::from(&error))
         }
     }
+}
+
+#[cfg(feature = "kafka")]
+async fn connections(
+    config: &crate::config::KafkaConfig,
+) -> Result<Vec<(String, ConnectionState)>, crate::transport::TransportError> {
+    use crate::transport::Transport as _;
+    crate::transport::kafka::Kafka::connect(config)?.connections().await
 }
 
 fn planned(config: &Config, states: &BTreeMap<String, ConnectionState>, json: bool) -> String {

@@ -31,7 +31,7 @@ use crate::{
     poller::{CostExplorer, http_client},
     simulator::{DEFAULT_ACCOUNT, Options, Recorded, Simulator},
     telemetry::Metrics,
-    transport::{Transport, local::Local},
+    transport::{Transport, TransportError, local::Local},
 };
 
 const EXAMPLES: &str = "\
@@ -91,13 +91,22 @@ pub async fn run(args: DemoArgs, shutdown: CancellationToken) -> Exit {
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
-    let TransportConfig::Local(local) = &stage.config.transport;
-    match Local::connect(local) {
-        Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
-        Err(error) => {
-            report(&error, error.hint.as_deref());
-            Exit::from(&error)
-        }
+    let refused = |error: &TransportError| {
+        report(error, error.hint.as_deref());
+        Exit::from(error)
+    };
+    match stage.config.transport.clone() {
+        TransportConfig::Local(local) => match Local::connect(&local) {
+            Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
+            Err(error) => refused(&error),
+        },
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => match crate::transport::kafka::Kafka::connect(&kafka) {
+            Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
+            Err(error) => refused(&error),
+        },
+        #[cfg(not(feature = "kafka"))]
+        TransportConfig::Kafka(_) => Exit::Config,
     }
 }
 
@@ -144,8 +153,8 @@ fn prepare(args: &DemoArgs) -> Result<(Stage, Script), Exit> {
         });
         dir = Some(folder);
     }
-    let TransportConfig::Local(local) = &config.transport;
-    let style = match (io::stdout().is_terminal(), local.output.is_none()) {
+    let to_stdout = matches!(&config.transport, TransportConfig::Local(local) if local.output.is_none());
+    let style = match (io::stdout().is_terminal(), to_stdout) {
         // The transport itself writes to stdout.
         (_, true) => Style::Quiet,
         (true, false) => Style::People,
