@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test program")]
 
+mod binary;
 mod broker;
 mod contract;
 mod support;
