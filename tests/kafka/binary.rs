@@ -250,7 +250,7 @@ async fn without_a_broker_nothing_is_paid() {
 /// As a service it waits, not ready; the broker comes, is killed, and comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_outlives_its_broker() {
-    let mut broker = Broker::start("");
+    let mut broker = Broker::start("", &[]);
     let home = Home::new(config(&broker, "outlives"), 3).await;
     broker.kill();
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));

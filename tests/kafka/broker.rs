@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -24,11 +23,12 @@ impl Broker {
     /// The broker that all tests share.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Broker> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(""))
+        SHARED.get_or_init(|| Self::start("", &[]))
     }
 
-    /// A broker of the caller's own, with further lines for its `server.properties`.
-    pub fn start(more: &str) -> Self {
+    /// A broker of the caller's own, with further lines for its `server.properties`, in which `{port}`
+    /// and `{controller}` stand for its ports, and further arguments for formatting its storage.
+    pub fn start(more: &str, format: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = target().join(format!("brokers/run-{}-{number}", std::process::id()));
@@ -57,13 +57,15 @@ auto.create.topics.enable=true
 ",
             data.display()
         );
-        properties.push_str(more);
+        let more = more.replace("{port}", &port.to_string());
+        properties.push_str(&more.replace("{controller}", &controller.to_string()));
         let file = folder.join("server.properties");
         fs::write(&file, properties).unwrap();
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg"])
             .arg("-c")
             .arg(&file)
+            .args(format)
             .output()
             .unwrap();
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
@@ -137,13 +139,4 @@ pub fn target() -> PathBuf {
 
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Writes a file of a test into the broker's folder.
-impl Broker {
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.join(name);
-        fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
-        path
-    }
 }

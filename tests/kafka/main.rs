@@ -5,7 +5,9 @@
 
 mod binary;
 mod broker;
+mod check;
 mod contract;
+mod security;
 mod support;
 
 use std::time::Duration;

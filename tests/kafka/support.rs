@@ -145,7 +145,8 @@ pub fn consume(servers: &str, topic: &str, isolation: &str) -> Vec<Record> {
         .unwrap();
     let limit = Duration::from_secs(10);
     let metadata = consumer.fetch_metadata(Some(topic), limit).unwrap();
-    let partitions: Vec<_> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
+    let partitions: Vec<_> =
+        metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     let mut records = Vec::new();
     for partition in partitions {
         let (low, end) = consumer.fetch_watermarks(topic, partition, limit).unwrap();

@@ -44,27 +44,31 @@ impl Clients {
         Self { config: config.clone(), complaint: Complaint::default() }
     }
 
-    fn base(&self) -> ClientConfig {
+    /// What every client has in common, over its own defaults. (`config_map` would give the secrets
+    /// as asterisks, so nothing is copied from one `ClientConfig` to another.)
+    fn over(&self, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("client.id", "amazon-billing-source")
             .set("socket.keepalive.enable", "true")
             .set("reconnect.backoff.max.ms", "2000");
+        for (name, value) in defaults {
+            config.set(*name, *value);
+        }
         for (name, value) in &self.config.librdkafka {
             config.set(name, value.expose_secret());
         }
         config.set("bootstrap.servers", &self.config.bootstrap_servers);
+        // Whatever our own filter shows: the complaints are needed to say why something failed.
+        let debug = self.config.librdkafka.contains_key("debug");
+        config.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config
     }
 
     /// `largest` is what the event topic takes; `single`: no record shares a batch with another.
     fn producer_base(&self, largest: Option<&str>, single: bool) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        // Before what was passed through, so that it can be tuned.
-        config.set("compression.type", "lz4").set("linger.ms", "5").set("partitioner", "murmur2_random");
-        for (name, value) in self.base().config_map() {
-            config.set(name, value);
-        }
+        let defaults = [("compression.type", "lz4"), ("linger.ms", "5"), ("partitioner", "murmur2_random")];
+        let mut config = self.over(&defaults);
         config.set("enable.idempotence", "true").set("acks", "all");
         if let Some(bytes) = largest {
             config.set("message.max.bytes", bytes);
@@ -100,7 +104,7 @@ impl Clients {
 
     /// Reads what is committed, from where it is told to.
     pub(super) fn committed(&self) -> Result<BaseConsumer<Complaint>, TransportError> {
-        let mut config = self.base();
+        let mut config = self.over(&[]);
         // An id is required for assigning partitions; no group is joined and nothing committed.
         config
             .set("group.id", "amazon-billing-source")
@@ -116,13 +120,13 @@ impl Clients {
 
     /// Knows topics and the end of a log, open transactions included.
     pub(super) fn uncommitted(&self) -> Result<BaseConsumer<Complaint>, TransportError> {
-        let mut config = self.base();
+        let mut config = self.over(&[]);
         config.set("isolation.level", "read_uncommitted");
         config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a client", &e))
     }
 
     pub(super) fn admin(&self) -> Result<AdminClient<Complaint>, TransportError> {
-        let config = self.base();
+        let config = self.over(&[]);
         config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a client", &e))
     }
 
@@ -136,8 +140,15 @@ impl Clients {
         loop {
             let slice = Duration::from_secs(1);
             match client.fetch_metadata(Some(topic), slice) {
-                Ok(metadata) => return Ok(metadata),
+                Ok(metadata) => {
+                    self.complaint.forget();
+                    return Ok(metadata);
+                }
                 Err(error) => {
+                    // What is the matter comes as an event, to be taken from the queue.
+                    while let Some(Err(event)) = client.poll(Duration::ZERO) {
+                        debug!(error = %event, "while reading metadata");
+                    }
                     if Instant::now() >= deadline || self.complaint.is_final() {
                         return Err(self.error(&format!("read the metadata of topic `{topic}`"), &error));
                     }
@@ -202,11 +213,16 @@ pub(crate) fn not_a_property(name: &str, value: &str) -> Option<String> {
 
 /// What librdkafka last complained of, and where its logs go.
 #[derive(Clone, Default)]
-pub(super) struct Complaint(Arc<Mutex<Option<String>>>);
+pub(super) struct Complaint(Arc<Mutex<Option<(Instant, String)>>>);
+
+/// An older complaint says nothing about the call that failed now. The same one again is told only
+/// every 30 seconds.
+const FRESH: Duration = Duration::from_secs(35);
 
 impl Complaint {
     fn text(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        latest.filter(|(since, _)| since.elapsed() < FRESH).map(|(_, text)| text)
     }
 
     /// Whether trying again cannot help.
@@ -217,7 +233,16 @@ impl Complaint {
     fn note(&self, text: &str) {
         // `[thrd:sasl_ssl://127.0.0.1:9093/bootstrap]: sasl_ssl://127.0.0.1:9093/bootstrap: SASL ...`
         let text = text.split_once("]: ").map_or(text, |(_, text)| text);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        // "1/1 brokers are down" hides why.
+        if !text.ends_with("brokers are down") {
+            let complaint = Some((Instant::now(), text.to_owned()));
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = complaint;
+        }
+    }
+
+    /// The brokers answer: what was the matter before is no longer of interest.
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -248,6 +273,10 @@ impl ConsumerContext for Complaint {}
 
 fn security_hint(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
+    if text.contains("broker transport failure") {
+        // A connection that was closed in the middle of its handshake: nothing was refused.
+        return None;
+    }
     if text.contains("certificate verify failed") || text.contains("broker certificate could not be verified")
     {
         Some(

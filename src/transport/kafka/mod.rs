@@ -10,6 +10,7 @@
 //! A scope's records lie in one partition of the state topic, so a log position is an offset there.
 //! With `delivery = "at_least_once"` there is no fence and no transaction; the order is the same.
 
+mod check;
 mod client;
 mod publish;
 mod reader;

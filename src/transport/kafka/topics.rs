@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use super::{
     Inner,
+    check::not_compacted,
     client::{REQUEST, wait},
     lock,
 };
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Partitions of an event topic that this program creates.
-const EVENT_PARTITIONS: i32 = 6;
+pub(super) const EVENT_PARTITIONS: i32 = 6;
 
 /// Of each partition of the event topic, so many of the newest records are looked at for events of
 /// this program when there is no state.
@@ -65,9 +66,11 @@ impl Inner {
             (None, _) => return Err(missing(&self.config.topic)),
             (_, None) => return Err(missing(&self.config.state_topic)),
         };
-        let largest = match &before {
-            Some(layout) => layout.largest.clone(),
-            None => self.largest(),
+        let largest = if let Some(layout) = before {
+            layout.largest
+        } else {
+            self.refuse_other_policy()?;
+            self.largest()
         };
         let layout =
             Layout { event_partitions: events.partitions, state_partitions: state.partitions, largest };
@@ -161,6 +164,21 @@ impl Inner {
                 return Err(missing(&config.state_topic));
             }
             wait(Duration::from_millis(100));
+        }
+    }
+
+    /// A state topic that deletes by age would forget; where that may not be asked, it is trusted.
+    fn refuse_other_policy(&self) -> Result<(), TransportError> {
+        let topic = &*self.config.state_topic;
+        let settings = self.settings(topic).inspect_err(|e| debug!("{e}"));
+        let policy =
+            settings.ok().and_then(|settings| settings.get("cleanup.policy").and_then(|e| e.value.clone()));
+        match policy {
+            Some(policy) if policy != "compact" => {
+                let error = TransportError::new(Kind::LayoutChanged, not_compacted(topic, &policy));
+                Err(error.with_hint("`check --connect` prints the command that puts it right"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -266,12 +284,4 @@ pub(super) fn state_settings(replication: i32) -> Vec<(&'static str, &'static st
 
 fn in_sync(replication: i32) -> Option<(&'static str, &'static str)> {
     (replication >= 3).then_some(("min.insync.replicas", "2"))
-}
-
-impl Inner {
-    /// What keeps `run` from working, and what is fine.
-    pub(super) fn check(&self) -> Result<Vec<String>, TransportError> {
-        let layout = self.look_at_topics()?;
-        Ok(vec![format!("topic `{}` has {} partitions", self.config.topic, layout.event_partitions)])
-    }
 }
