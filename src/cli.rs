@@ -27,8 +27,11 @@ use crate::{
     config::{self, Config, TransportConfig},
     exit::{Exit, report},
     telemetry::{LogFormat, Metrics, init_logs},
-    transport::{Transport, local::Local},
+    transport::{Transport, TransportError, local::Local},
 };
+
+#[cfg(feature = "kafka")]
+use crate::transport::kafka::Kafka;
 
 /// AWS spend as a trustworthy event stream: Cost Explorer to `CloudEvents`, effectively once.
 #[derive(Debug, Parser)]
@@ -185,24 +188,29 @@ fn run(files: &ConfigFiles, once: bool) -> Exit {
     let config = loaded.config;
     let mode = if once { Mode::Once } else { Mode::Service };
     on_runtime(|shutdown| async move {
-        match &config.transport {
-            TransportConfig::Local(local) => match Local::connect(local) {
-                Ok(transport) => serve(config, transport, mode, shutdown).await,
-                Err(error) => {
-                    report(&error, error.hint.as_deref());
-                    Exit::from(&error)
-                }
-            },
+        match config.transport.clone() {
+            TransportConfig::Local(local) => serve(config, Local::connect(&local), mode, shutdown).await,
+            #[cfg(feature = "kafka")]
+            TransportConfig::Kafka(kafka) => serve(config, Kafka::connect(&kafka), mode, shutdown).await,
             #[cfg(feature = "nats")]
-            TransportConfig::Nats(nats) => {
-                let transport = Nats::new(nats.clone());
-                serve(config, transport, mode, shutdown).await
-            }
+            TransportConfig::Nats(nats) => serve(config, Ok(Nats::new(nats)), mode, shutdown).await,
         }
     })
 }
 
-async fn serve<T: Transport>(config: Config, transport: T, mode: Mode, shutdown: CancellationToken) -> Exit {
+async fn serve<T: Transport>(
+    config: Config,
+    transport: Result<T, TransportError>,
+    mode: Mode,
+    shutdown: CancellationToken,
+) -> Exit {
+    let transport = match transport {
+        Ok(transport) => transport,
+        Err(error) => {
+            report(&error, error.hint.as_deref());
+            return Exit::from(&error);
+        }
+    };
     let world = World {
         clock: Clock::system(),
         metrics: Metrics::new(),

@@ -12,6 +12,9 @@ use crate::{
     transport::{Transport as _, TransportErrorKind, local::Local},
 };
 
+#[cfg(feature = "kafka")]
+use crate::transport::kafka::Kafka;
+
 /// How deep to look.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -62,6 +65,11 @@ async fn output(config: &Config) -> Exit {
         },
         #[cfg(feature = "nats")]
         TransportConfig::Nats(nats) => crate::transport::nats::Nats::new(nats.clone()).check().await,
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => match Kafka::connect(kafka) {
+            Ok(transport) => transport.check().await,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(facts) => facts.iter().map(|fact| said(fact)).max().unwrap_or(Exit::Done),

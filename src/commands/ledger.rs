@@ -12,28 +12,61 @@ use crate::{
 
 /// Prints every key's revision and figures, by connection, period and service.
 pub async fn show(config: &Config) -> Exit {
-    let mut text = String::new();
-    let mut exit = Exit::Done;
-    let each = |scope: &str, connection: &ConnectionState, record: Option<&StateRecord>| {
-        if let Some(record) = record {
-            text.push_str(&line(scope, &connection.name, record).to_string());
-            text.push('\n');
-            if text.len() > 1 << 16 {
-                exit = exit.max(print(&text));
-                text.clear();
+    let mut out = Out { text: String::new(), exit: Exit::Done };
+    let read = match &config.transport {
+        TransportConfig::Local(local) => read_state(&local.state, |scope, connection, record| {
+            if let Some(record) = record {
+                out.line(scope, &connection.name, record);
             }
+        }),
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => show_kafka(kafka, &mut out).await,
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => {
+            let each = |scope: &str, connection: &ConnectionState, record: Option<&StateRecord>| {
+                if let Some(record) = record {
+                    out.line(scope, &connection.name, record);
+                }
+            };
+            crate::transport::nats::Nats::new(nats.clone()).read_state(each).await
         }
     };
-    let read = match &config.transport {
-        TransportConfig::Local(local) => read_state(&local.state, each),
-        #[cfg(feature = "nats")]
-        TransportConfig::Nats(nats) => crate::transport::nats::Nats::new(nats.clone()).read_state(each).await,
-    };
     match read {
-        Ok(()) => exit.max(print(&text)),
+        Ok(()) => out.exit.max(print(&out.text)),
         Err(error) => {
             report(&error, error.hint.as_deref());
             Exit::from(&error)
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+async fn show_kafka(
+    config: &crate::config::KafkaConfig,
+    out: &mut Out,
+) -> Result<(), crate::transport::TransportError> {
+    let kafka = crate::transport::kafka::Kafka::connect(config)?;
+    for (scope, connection, records) in kafka.read_state().await? {
+        for record in records {
+            out.line(&scope, &connection.name, &record);
+        }
+    }
+    Ok(())
+}
+
+/// Lines on their way to stdout.
+struct Out {
+    text: String,
+    exit: Exit,
+}
+
+impl Out {
+    fn line(&mut self, scope: &str, connection: &str, record: &StateRecord) {
+        self.text.push_str(&line(scope, connection, record).to_string());
+        self.text.push('\n');
+        if self.text.len() > 1 << 16 {
+            self.exit = self.exit.max(print(&self.text));
+            self.text.clear();
         }
     }
 }

@@ -65,6 +65,13 @@ async fn states(config: &Config, needed: bool) -> Result<Vec<ConnectionState>, E
             let connections = crate::transport::nats::Nats::new(nats.clone()).connections().await;
             connections.map(|connections| states.extend(connections.into_iter().map(|(_, state)| state)))
         }
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(_) if !needed => Ok(()),
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => {
+            let connections = connections(kafka).await;
+            connections.map(|connections| states.extend(connections.into_iter().map(|(_, state)| state)))
+        }
     };
     match read {
         Ok(()) => Ok(states),
@@ -74,6 +81,14 @@ async fn states(config: &Config, needed: bool) -> Result<Vec<ConnectionState>, E
             Err(Exit::from(&error))
         }
     }
+}
+
+#[cfg(feature = "kafka")]
+async fn connections(
+    config: &crate::config::KafkaConfig,
+) -> Result<Vec<(String, ConnectionState)>, crate::transport::TransportError> {
+    use crate::transport::Transport as _;
+    crate::transport::kafka::Kafka::connect(config)?.connections().await
 }
 
 fn planned(config: &Config, states: &[ConnectionState], json: bool) -> String {

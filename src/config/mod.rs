@@ -2,6 +2,7 @@
 //!
 //! Nothing here touches the network. Past this module no configured value can be wrong in itself.
 
+mod broker_settings;
 mod check;
 mod layers;
 mod problem;
@@ -17,8 +18,9 @@ pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{
-    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, Filter, FilterValues, LocalConfig, NatsConfig,
-    NatsLogin, NatsTls, PollConfig, SourceConfig, TransportConfig, collide,
+    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter, FilterValues,
+    KafkaConfig, LocalConfig, LostState, NatsConfig, NatsLogin, NatsTls, PollConfig, SourceConfig,
+    TransportConfig, collide,
 };
 
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use std::path::PathBuf;
 use ::config::{Value, ValueKind};
 
 use problem::Problems;
-use settings::{ConnectionSettings, NatsSettings, Settings};
+use settings::{ConnectionSettings, KafkaSettings, NatsSettings, Settings};
 
 /// The origin of what nobody wrote.
 pub(crate) const BUILT_IN: &str = "built-in default";
@@ -87,6 +89,7 @@ pub fn load(
     }
     default_connections(&mut tree);
     default_table(&mut tree, "nats", &NatsSettings::default());
+    default_table(&mut tree, "kafka", &KafkaSettings::default());
 
     let (json, shown) = shape::fit(&tree, &json_schema(), &mut problems);
     let settings: Settings = serde_json::from_value(json).expect("what fits the schema fits the settings");

@@ -2,7 +2,7 @@
 //!
 //! Nothing here reads or checks anything; `load` is the only way to a `Config` outside of tests.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
@@ -240,6 +240,60 @@ pub enum TransportConfig {
     /// A JetStream stream that holds events and state in one.
     #[cfg(feature = "nats")]
     Nats(NatsConfig),
+    /// Events and state in Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaConfig),
+}
+
+/// `[kafka]`.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port`, separated by commas.
+    pub bootstrap_servers: String,
+    /// Where events go.
+    pub topic: String,
+    /// The compacted topic of the state; another one than `topic`.
+    pub state_topic: String,
+    /// How an event lies in a record.
+    pub content_mode: ContentMode,
+    /// What is promised.
+    pub delivery: DeliveryMode,
+    /// Whether missing topics are created.
+    pub create_topics: bool,
+    /// The state topic's partitions when it is created; at least 1.
+    pub state_partitions: i32,
+    /// What to do about events without their state.
+    pub on_lost_state: LostState,
+    /// For librdkafka, credentials included; nothing that contradicts the keys above.
+    pub librdkafka: BTreeMap<String, SecretString>,
+}
+
+/// `kafka.delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryMode {
+    /// Events and state in one transaction.
+    ExactlyOnce,
+    /// Events first, then state.
+    AtLeastOnce,
+}
+
+impl DeliveryMode {
+    /// As configured, logged and checked.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly_once",
+            Self::AtLeastOnce => "at_least_once",
+        }
+    }
+}
+
+/// `kafka.on_lost_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostState {
+    /// Stop and say so.
+    Refuse,
+    /// Begin anew: every event is published again, from revision 1.
+    Republish,
 }
 
 /// `[local]`.

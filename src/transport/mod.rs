@@ -3,6 +3,8 @@
 //! State and events move together, never halfway. The contract names no broker; each transport
 //! keeps it with what its own system gives: a transaction, a compare-and-set, a file.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod local;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -32,7 +32,7 @@ use crate::{
     poller::{CostExplorer, http_client},
     simulator::{DEFAULT_ACCOUNT, Options, Recorded, Simulator},
     telemetry::Metrics,
-    transport::{Transport, local::Local},
+    transport::{Transport, TransportError, local::Local},
 };
 
 const EXAMPLES: &str = "\
@@ -92,17 +92,23 @@ pub async fn run(args: DemoArgs, shutdown: CancellationToken) -> Exit {
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
-    match &stage.config.transport {
-        TransportConfig::Local(local) => match Local::connect(local) {
+    let refused = |error: &TransportError| {
+        report(error, error.hint.as_deref());
+        Exit::from(error)
+    };
+    match stage.config.transport.clone() {
+        TransportConfig::Local(local) => match Local::connect(&local) {
             Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
-            Err(error) => {
-                report(&error, error.hint.as_deref());
-                Exit::from(&error)
-            }
+            Err(error) => refused(&error),
+        },
+        #[cfg(feature = "kafka")]
+        TransportConfig::Kafka(kafka) => match crate::transport::kafka::Kafka::connect(&kafka) {
+            Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
+            Err(error) => refused(&error),
         },
         #[cfg(feature = "nats")]
         TransportConfig::Nats(nats) => {
-            let transport = crate::transport::nats::Nats::new(nats.clone());
+            let transport = crate::transport::nats::Nats::new(nats);
             Box::pin(play(&args, stage, script, transport, shutdown)).await
         }
     }

@@ -5,6 +5,7 @@
 mod connection;
 mod credentials;
 mod filter;
+mod kafka;
 mod nats;
 mod text;
 
@@ -36,7 +37,8 @@ pub(crate) fn check(
     let connections = connection::connections(settings.connections, problems, warnings);
     let transport = match settings.transport.kind.as_str() {
         "local" => local(&settings.local, problems).map(TransportConfig::Local),
-        "kafka" => kafka(settings.kafka.is_some(), problems),
+        #[cfg(feature = "kafka")]
+        "kafka" => kafka::kafka(settings.kafka, problems, warnings).map(TransportConfig::Kafka),
         "nats" => nats::nats(settings.nats, problems, warnings),
         other => {
             let kinds = ["local", "kafka", "nats"];
@@ -196,21 +198,6 @@ fn local(settings: &LocalSettings, problems: &mut Problems) -> Option<LocalConfi
         output: (output != "-").then(|| PathBuf::from(output)),
         state: PathBuf::from(state),
     })
-}
-
-/// `[kafka]`: known, and not yet to be had.
-fn kafka(table: bool, problems: &mut Problems) -> Option<TransportConfig> {
-    not_yet("kafka", table, problems)
-}
-
-fn not_yet(kind: &str, table: bool, problems: &mut Problems) -> Option<TransportConfig> {
-    let problem = if table {
-        format!("is `{kind}`, but this version cannot publish to it yet")
-    } else {
-        format!("is `{kind}` but there is no `[{kind}]` table")
-    };
-    problems.add_hint("transport.kind", problem, "this version publishes to `local` only: a file or stdout");
-    None
 }
 
 /// `[admin]`; `None`: off.

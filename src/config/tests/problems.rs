@@ -115,7 +115,7 @@ fn all_problems_are_reported_at_once() {
 fn every_source_of_a_problem_is_named() {
     let files = Files::new(&[
         ("a.toml", "poll.interval = 8"),
-        ("b.toml", "transport.kind = \"kafka\"\nkafka.topic = \"x\""),
+        ("b.toml", "transport.kind = \"kafka\"\nkafka.topic = \"x y\""),
     ]);
     let environment = [
         ("BILLING_SOURCE__POLL__CLAIM_TTL", "soon"),
@@ -137,8 +137,8 @@ fn every_source_of_a_problem_is_named() {
       poll.max_pages is text; expected a whole number (from `BILLING_SOURCE__POLL__MAX_PAGES`)
       poll.claim_ttl: `soon` is not a duration (from `BILLING_SOURCE__POLL__CLAIM_TTL`)
         hint: write a number with its unit: `8h`, `1h30m`, `90s`
-      transport.kind is `kafka`, but this version cannot publish to it yet (from `b.toml`)
-        hint: this version publishes to `local` only: a file or stdout
+      kafka.topic: `x y` is not a topic's name (from `b.toml`)
+        hint: 1 to 249 letters, digits, `.`, `_` and `-`
     "#);
 }
 
@@ -274,7 +274,7 @@ fn a_table_for_a_list_is_explained() {
     insta::assert_snapshot!(error("transport.kind = \"kafka\""), @"
     invalid configuration: 1 problem in `test.toml`
       transport.kind is `kafka` but there is no `[kafka]` table
-        hint: this version publishes to `local` only: a file or stdout
+        hint: copy the table from `config/example-kafka.toml`
     ");
 }
 
@@ -355,4 +355,53 @@ fn everything_wrong_with_nats_is_said_at_once() {
       nats.password is missing
         hint: set `password_file` to a file that holds it
     ");
+}
+
+/// What is passed through may not undo what is promised.
+#[test]
+fn kafka_problems_name_the_key_and_the_reason() {
+    let text = r#"
+        transport.kind = "kafka"
+        [kafka]
+        bootstrap_servers = ""
+        topic = "a"
+        state_topic = "a"
+        content_mode = "text"
+        delivery = "exactly-once"
+        on_lost_state = "ignore"
+        state_partitions = 0
+        username = "u"
+        [kafka.librdkafka]
+        "enable.idempotence" = false
+        "bootstrap.servers" = "b:9092"
+        acks = 1
+        "linger.ms" = "soon"
+        compression.type = "lz4"
+        "no.such.property" = 1
+    "#;
+    insta::assert_snapshot!(error(text), @r#"
+    invalid configuration: 12 problems in `test.toml`
+      kafka.state_partitions: `0` is too small; at least 1
+      kafka.bootstrap_servers is empty; expected `host:port`
+      kafka.state_topic: `a` is also `kafka.topic`; expected a topic of its own
+        hint: it is compacted, which would delete the history of the events
+      kafka.content_mode: `text` is not a content mode
+        hint: there is `binary` and `structured`
+      kafka.delivery: `exactly-once` is not a delivery mode
+        hint: did you mean `exactly_once`?
+      kafka.on_lost_state: `ignore` is not known
+        hint: there is `refuse` and `republish`
+      kafka.librdkafka.acks is not for passing through
+        hint: it is always `all`: less loses events that were acknowledged
+      kafka.librdkafka.bootstrap.servers is not for passing through
+        hint: set `kafka.bootstrap_servers`
+      kafka.librdkafka.enable.idempotence is not for passing through
+        hint: it is always on: without it the client's own retries make duplicates
+      kafka.librdkafka.linger.ms: Invalid value for configuration property "queue.buffering.max.ms"
+        hint: see CONFIGURATION.md of librdkafka 2.12
+      kafka.librdkafka.no.such.property: No such configuration property: "no.such.property"
+        hint: see CONFIGURATION.md of librdkafka 2.12
+      kafka.username is set without a password
+        hint: set `kafka.password_file`
+    "#);
 }

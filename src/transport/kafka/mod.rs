@@ -1,0 +1,409 @@
+//! The Kafka transport: events in one topic, the state in a compacted one, both in one transaction.
+//!
+//! - **Fence.** One `transactional.id` per scope. A batch is a transaction of a fresh producer: its
+//!   epoch ends whatever an earlier one left open, and refuses whatever that one still tries.
+//! - **Proof.** After the fence the scope's log is read to its proven end. Anything of the scope
+//!   behind the place the batch was decided at is a conflict, and nothing is written.
+//! - **State last.** Events are acknowledged first, then the keys' state, then the connection's, then
+//!   the commit. No transaction is open while AWS is awaited.
+//!
+//! A scope's records lie in one partition of the state topic, so a log position is an offset there.
+//! With `delivery = "at_least_once"` there is no fence and no transaction; the order is the same.
+
+mod check;
+mod client;
+mod publish;
+mod reader;
+mod record;
+mod topics;
+mod view;
+
+pub(crate) use client::not_a_property;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::{
+    Message as _,
+    consumer::{BaseConsumer, Consumer as _},
+    message::{BorrowedMessage, Headers as _},
+    producer::{FutureProducer, Producer as _},
+};
+
+use client::{Clients, Complaint, REQUEST};
+use record::{EVENT_HEADER, Read, RecordKey, partition_of};
+use topics::Layout;
+use view::View;
+
+use super::{Batch, Delivery, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use crate::{
+    config::{DeliveryMode, KafkaConfig, LostState},
+    dedup::{ConnectionState, Ledger},
+};
+
+/// Two topics of a Kafka cluster. Clones share the clients.
+#[derive(Clone)]
+pub struct Kafka(Arc<Inner>);
+
+struct Inner {
+    config: KafkaConfig,
+    clients: Clients,
+    /// Topics and ends of logs.
+    uncommitted: BaseConsumer<Complaint>,
+    /// Consumers that are not reading anything, for the next one who does.
+    idle: Mutex<Vec<BaseConsumer<Complaint>>>,
+    view: Mutex<View>,
+    layout: Mutex<Option<Layout>>,
+    /// For at-least-once delivery; dropped after any failure.
+    idempotent: Mutex<Option<FutureProducer<Complaint>>>,
+    /// Negative control of the tests: neither fence nor proof.
+    unfenced: bool,
+}
+
+/// What a reading of the state is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Everything anybody began to write is decided.
+    ProvenEnd,
+    /// What is committed now, whatever is under way.
+    Committed,
+}
+
+impl Kafka {
+    /// Prepares the clients; the brokers are first reached when something is asked of them.
+    ///
+    /// # Errors
+    /// `Rejected` when librdkafka does not take the configuration.
+    pub fn connect(config: &KafkaConfig) -> Result<Self, TransportError> {
+        Self::with(config, false)
+    }
+
+    /// The negative control: without fence and proof, as if transactions alone were enough.
+    ///
+    /// # Errors
+    /// As [`Kafka::connect`].
+    #[cfg(feature = "broker-tests")]
+    #[doc(hidden)]
+    pub fn connect_unfenced(config: &KafkaConfig) -> Result<Self, TransportError> {
+        Self::with(config, true)
+    }
+
+    fn with(config: &KafkaConfig, unfenced: bool) -> Result<Self, TransportError> {
+        let clients = Clients::new(config);
+        let refused = |e: TransportError| {
+            TransportError::new(Kind::Rejected, e.message).with_hint("see `[kafka.librdkafka]`")
+        };
+        let uncommitted = clients.uncommitted().map_err(refused)?;
+        // A consumer and a producer each see only their own settings; better now than at the first poll.
+        let reader = clients.committed().map_err(refused)?;
+        if config.delivery == DeliveryMode::AtLeastOnce {
+            tracing::warn!(
+                "delivery is at least once: after a crash, or with a second process, events may come twice"
+            );
+        }
+        Ok(Self(Arc::new(Inner {
+            config: config.clone(),
+            clients,
+            uncommitted,
+            idle: Mutex::new(vec![reader]),
+            view: Mutex::default(),
+            layout: Mutex::default(),
+            idempotent: Mutex::default(),
+            unfenced,
+        })))
+    }
+
+    /// librdkafka's calls block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let inner = Arc::clone(&self.0);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result,
+            Err(e) => Err(TransportError::new(Kind::Unknown, format!("the Kafka transport failed: {e}"))),
+        }
+    }
+
+    /// Every connection of the state topic with its keys' records, for `ledger show`.
+    ///
+    /// # Errors
+    /// As [`Transport::recover`].
+    pub async fn read_state(
+        &self,
+    ) -> Result<Vec<(String, ConnectionState, Vec<StateRecord>)>, TransportError> {
+        self.blocking(Inner::read_state).await
+    }
+}
+
+impl Transport for Kafka {
+    async fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
+        let scope = scope.to_owned();
+        let mut taken = std::mem::take(ledger);
+        let (taken, state) = self
+            .blocking(move |inner| {
+                let state = inner.recover(&scope, &mut taken)?;
+                Ok((taken, state))
+            })
+            .await?;
+        *ledger = taken;
+        Ok(state)
+    }
+
+    async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
+        self.blocking(move |inner| inner.publish(batch)).await
+    }
+
+    async fn connections(&self) -> Result<Vec<(String, ConnectionState)>, TransportError> {
+        self.blocking(|inner| {
+            let layout = inner.layout()?;
+            for partition in 0..layout.state_partitions {
+                inner.scan(partition)?;
+            }
+            Ok(inner.view().connections())
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<Vec<String>, TransportError> {
+        self.blocking(Inner::check).await
+    }
+
+    async fn close(&self) -> Result<(), TransportError> {
+        self.blocking(|inner| {
+            lock(&inner.idempotent).take();
+            lock(&inner.idle).clear();
+            Ok(())
+        })
+        .await
+    }
+
+    fn comes_back(&self) -> bool {
+        true
+    }
+
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn view(&self) -> MutexGuard<'_, View> {
+        lock(&self.view)
+    }
+
+    fn transactional_id(&self, scope: &str) -> String {
+        format!("{}.{scope}", self.config.state_topic)
+    }
+
+    fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
+        let layout = self.look_at_topics()?;
+        let from = ledger.recovered_to();
+        if from.is_some() && !self.view().is_current(scope) {
+            return Err(reader::regressed(&self.config.state_topic, 0, from.unwrap_or(0)));
+        }
+        for partition in 0..layout.event_partitions {
+            let (_, end) = self.clients.watermarks(&self.uncommitted, &self.config.topic, partition)?;
+            self.view().event_end(&self.config.topic, partition, end)?;
+        }
+        let partition = partition_of(scope, layout.state_partitions);
+        let known = self.view().record(scope).map(|(offset, record)| (offset, record.lineage.clone()));
+        let known = known.filter(|_| from.is_some());
+        // From the connection's last record on: that it is still there proves that this is still the log.
+        let least = known.as_ref().map_or(u64::MAX, |(offset, _)| *offset);
+        let start = from.unwrap_or(0).min(least).min(self.view().scanned(partition));
+        let mut same_log = known.is_none();
+        let end = self.read(
+            partition,
+            start,
+            Until::ProvenEnd,
+            || self.fence_quietly(scope),
+            |key| key.is_connection() || key.scope == scope,
+            |offset, read, event| {
+                match read {
+                    Read::Key { scope: of, record } if of == scope => {
+                        let stored = event.is_none_or(|(at, event)| self.view().holds_event(at, event));
+                        if stored {
+                            ledger.apply(&record.key(), &record.statement);
+                        } else {
+                            tracing::debug!(key = %record.key(), "its event is gone");
+                        }
+                    }
+                    Read::Key { .. } => {}
+                    Read::Connection { scope: of, record } => {
+                        let of_known = known.as_ref().filter(|_| of == scope);
+                        same_log |= of_known.is_some_and(|(_, lineage)| *lineage == record.lineage);
+                        self.view().note(of, offset, *record);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        if !same_log {
+            self.view().forget();
+            return Err(reader::regressed(&self.config.state_topic, partition, start));
+        }
+        self.view().set_scanned(partition, end);
+        self.look_at_state(&layout)?;
+        ledger.set_recovered_to(end);
+        let mut view = self.view();
+        view.recovered(scope, end);
+        Ok(view.state(scope))
+    }
+
+    /// What must hold before anything is decided: the layout is the one the state was written with,
+    /// and there is state where there are events.
+    fn look_at_state(&self, layout: &Layout) -> Result<(), TransportError> {
+        for partition in 0..layout.state_partitions {
+            if self.view().scanned(partition) == 0 {
+                self.scan(partition)?;
+            }
+        }
+        if let Some(written) = self.view().other_layout(layout.state_partitions) {
+            let topic = &self.config.state_topic;
+            let message = format!(
+                "state topic `{topic}` has {} partitions, and its state was written with {written}",
+                layout.state_partitions
+            );
+            return Err(TransportError::new(Kind::LayoutChanged, message).with_hint(format!(
+                "a scope's place depends on the number; create another topic with {written} partitions, copy \
+                 the records with their partitions, and name it in `kafka.state_topic`; or begin anew with an \
+                 empty state topic and `kafka.on_lost_state = \"republish\"`"
+            )));
+        }
+        let empty = self.view().is_empty();
+        if empty && self.config.on_lost_state == LostState::Refuse && self.has_our_events(layout)? {
+            return Err(self.state_missing("is empty"));
+        }
+        Ok(())
+    }
+
+    fn state_missing(&self, how: &str) -> TransportError {
+        let (topic, state) = (&self.config.topic, &self.config.state_topic);
+        let message =
+            format!("topic `{topic}` holds events of this program, but state topic `{state}` {how}");
+        TransportError::new(Kind::StateMissing, message).with_hint(
+            "nothing was changed; restore the state topic, or set `kafka.on_lost_state = \"republish\"` to \
+             publish everything again, from revision 1",
+        )
+    }
+
+    /// Learns the connections' records of a partition that are committed by now.
+    fn scan(&self, partition: i32) -> Result<(), TransportError> {
+        let from = self.view().scanned(partition);
+        let note = |offset, read, _| {
+            if let Read::Connection { scope, record } = read {
+                self.view().note(scope, offset, *record);
+            }
+            Ok(())
+        };
+        let end = self.read(partition, from, Until::Committed, || {}, RecordKey::is_connection, note)?;
+        self.view().set_scanned(partition, end);
+        Ok(())
+    }
+
+    /// Gives each record behind `from` to `each`, with the place of its event; returns the end.
+    fn read(
+        &self,
+        partition: i32,
+        from: u64,
+        until: Until,
+        stalled: impl FnMut(),
+        wanted: impl Fn(&RecordKey) -> bool,
+        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError>,
+    ) -> Result<u64, TransportError> {
+        let topic = &*self.config.state_topic;
+        let (low, mut end) = self.clients.watermarks(&self.uncommitted, topic, partition)?;
+        if end < from || (from > 0 && low > from) {
+            self.view().forget();
+            return Err(reader::regressed(topic, partition, from));
+        }
+        if from >= end {
+            return Ok(end);
+        }
+        let idle = lock(&self.idle).pop();
+        let consumer = match idle {
+            Some(consumer) => consumer,
+            None => self.clients.committed()?,
+        };
+        if until == Until::Committed {
+            // Asked by a client that reads what is committed, the end is the last stable offset.
+            end = self.clients.watermarks(&consumer, topic, partition)?.1;
+        }
+        let read = reader::read(
+            &self.clients,
+            &consumer,
+            (topic, partition),
+            (from.max(low), end),
+            stalled,
+            |message| {
+                let place = format!("{topic}/{partition}/{}", message.offset());
+                let offset = u64::try_from(message.offset()).unwrap_or(0);
+                match record::read(&place, message.key(), message.payload(), &wanted)? {
+                    Some(read) => each(offset, read, event_place(message)),
+                    None => Ok(()),
+                }
+            },
+        );
+        match &read {
+            Err(error) if error.kind == Kind::Regressed => self.view().forget(),
+            Ok(()) if consumer.unassign().is_ok() => lock(&self.idle).push(consumer),
+            _ => {}
+        }
+        read.map(|()| end.max(from))
+    }
+
+    /// Ends a transaction that a process of this scope left open, so that reading can go on.
+    fn fence_quietly(&self, scope: &str) {
+        if self.config.delivery == DeliveryMode::AtLeastOnce || self.unfenced {
+            return;
+        }
+        tracing::debug!(scope, "an open transaction is in the way");
+        let fenced =
+            self.clients.transactional(&self.transactional_id(scope), None, false).and_then(|producer| {
+                producer.init_transactions(REQUEST).map_err(|e| self.clients.error("fence", &e))
+            });
+        if let Err(error) = fenced {
+            tracing::debug!(scope, "{error}");
+        }
+    }
+
+    fn read_state(&self) -> Result<Vec<(String, ConnectionState, Vec<StateRecord>)>, TransportError> {
+        use std::collections::BTreeMap;
+        let layout = self.layout()?;
+        let mut records: BTreeMap<String, BTreeMap<String, StateRecord>> = BTreeMap::new();
+        for partition in 0..layout.state_partitions {
+            let note = |offset, read, _| {
+                match read {
+                    Read::Key { scope, record } => {
+                        let key =
+                            format!("{}\0{}\0{:?}", record.period.label(), record.service, record.group);
+                        records.entry(scope).or_default().insert(key, *record);
+                    }
+                    Read::Connection { scope, record } => self.view().note(scope, offset, *record),
+                }
+                Ok(())
+            };
+            self.read(partition, 0, Until::Committed, || {}, |_| true, note)?;
+        }
+        let connections = self.view().connections();
+        Ok(connections
+            .into_iter()
+            .map(|(scope, state)| {
+                let keys = records.remove(&scope).unwrap_or_default().into_values().collect();
+                (scope, state, keys)
+            })
+            .collect())
+    }
+}
+
+/// Where the event of a key's record lies.
+fn event_place(message: &BorrowedMessage<'_>) -> Option<(i32, u64)> {
+    let headers = message.headers()?;
+    let header = headers.iter().find(|header| header.key == EVENT_HEADER)?;
+    let (partition, offset) = std::str::from_utf8(header.value?).ok()?.split_once('/')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}

@@ -1,0 +1,373 @@
+//! Publishing a batch: fence, prove, write, commit; or, without transactions, events and then state.
+//!
+//! What cannot be told from the outcome is `Unknown`: the next recovery looks.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{Header, OwnedHeaders},
+    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
+};
+use tokio::runtime::Handle;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::{
+    Inner, Until,
+    client::{Complaint, REQUEST, TRANSACTION, code, is_fenced, wait},
+    lock,
+    record::{ConnectionRecord, EVENT_HEADER, RecordKey, partition_of},
+    topics::Layout,
+};
+use crate::{
+    config::DeliveryMode,
+    event::{Binding, WireMessage, encode},
+    transport::{Batch, Delivery, StateRecord, TransportError, TransportErrorKind as Kind},
+};
+
+/// How often a batch is begun anew because the broker found a record too large.
+const TOO_LARGE_ATTEMPTS: usize = 100;
+
+/// A batch as bytes, with the events that were refused so far.
+struct Prepared {
+    scope: String,
+    partition: i32,
+    from: u64,
+    events: Vec<(WireMessage, StateRecord)>,
+    connection: ConnectionRecord,
+    refused: HashMap<usize, String>,
+}
+
+/// Why the records of a batch could not be written.
+enum WriteError {
+    /// The broker refused these for ever; none: one of a batch of records, nobody knows which.
+    TooLarge(Vec<(usize, String)>),
+    Failed(TransportError),
+}
+
+/// What was written: each event's place, and the end of the scope's records.
+struct Written {
+    places: Vec<(i32, u64)>,
+    end: u64,
+}
+
+/// One record each in the producer's batches, so that a refusal names its record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Many,
+    Single,
+}
+
+impl Inner {
+    pub(super) fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
+        let layout = self.layout()?;
+        let mut prepared = self.prepare(batch, &layout)?;
+        let written = match self.config.delivery {
+            DeliveryMode::ExactlyOnce => self.in_transactions(&layout, &mut prepared),
+            DeliveryMode::AtLeastOnce => self.in_order(&layout, &mut prepared),
+        };
+        let written = written.inspect_err(|error| {
+            if error.kind != Kind::Conflict {
+                // Perhaps the topics are to blame: looked at anew next time.
+                lock(&self.layout).take();
+            }
+        })?;
+        let Prepared { scope, from, events, connection, refused, .. } = prepared;
+        let mut view = self.view();
+        for (partition, offset) in written.places {
+            view.event(partition, offset);
+        }
+        view.note(scope.clone(), written.end - 1, connection);
+        let stored = refused.len() < events.len();
+        view.wrote(&scope, if stored { written.end } else { from }, written.end);
+        Ok((0..events.len())
+            .map(|index| match refused.get(&index) {
+                Some(reason) => Delivery::Rejected(reason.clone()),
+                None => Delivery::Stored(written.end),
+            })
+            .collect())
+    }
+
+    fn prepare(&self, batch: Batch, layout: &Layout) -> Result<Prepared, TransportError> {
+        let mode = self.config.content_mode;
+        let not_recovered = || {
+            let message = format!("the ledger of `{}` was not read from this log", batch.scope);
+            TransportError::new(Kind::Conflict, message)
+        };
+        let from = batch.recovered_to.filter(|_| self.view().is_current(&batch.scope));
+        let from = from.ok_or_else(not_recovered)?;
+        let events = batch.events.into_iter().map(|outgoing| {
+            let message = encode(outgoing.event, Binding::Kafka, mode).map_err(|e| {
+                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
+            })?;
+            Ok((message, outgoing.record))
+        });
+        let events = events.collect::<Result<_, TransportError>>()?;
+        let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
+        let lineage = lineage.unwrap_or_else(new_lineage);
+        Ok(Prepared {
+            partition: partition_of(&batch.scope, layout.state_partitions),
+            connection: ConnectionRecord::new(layout.state_partitions, lineage, batch.connection),
+            scope: batch.scope,
+            from,
+            events,
+            refused: HashMap::new(),
+        })
+    }
+
+    /// Anything of the scope behind the place the batch was decided at is a conflict.
+    fn prove_unchanged(&self, batch: &Prepared) -> Result<(), TransportError> {
+        if self.unfenced {
+            return Ok(());
+        }
+        let from = self.view().unseen_from(&batch.scope, batch.from);
+        let conflict = |offset: u64| {
+            let message = format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
+            TransportError::new(Kind::Conflict, message)
+        };
+        self.read(
+            batch.partition,
+            from,
+            Until::ProvenEnd,
+            || {},
+            |key| key.scope == batch.scope,
+            |offset, _, _| Err(conflict(offset)),
+        )?;
+        Ok(())
+    }
+
+    fn in_transactions(&self, layout: &Layout, batch: &mut Prepared) -> Result<Written, TransportError> {
+        let mut packing = Packing::Many;
+        for _ in 0..TOO_LARGE_ATTEMPTS {
+            match self.transaction(layout, batch, packing) {
+                Ok(written) => return Ok(written),
+                Err(WriteError::Failed(error)) => return Err(error),
+                Err(WriteError::TooLarge(refused)) => {
+                    packing = Packing::Single;
+                    batch.refused.extend(refused);
+                }
+            }
+        }
+        let message = "the broker refused one record after the other as too large";
+        Err(TransportError::new(Kind::Rejected, message).with_hint("raise the topic's `max.message.bytes`"))
+    }
+
+    fn transaction(
+        &self,
+        layout: &Layout,
+        batch: &mut Prepared,
+        packing: Packing,
+    ) -> Result<Written, WriteError> {
+        let id = self.transactional_id(&batch.scope);
+        let failed = |what: &str, error: &KafkaError| WriteError::Failed(self.clients.error(what, error));
+        let largest = layout.largest.as_deref();
+        let producer = self
+            .clients
+            .transactional(&id, largest, packing == Packing::Single)
+            .map_err(WriteError::Failed)?;
+        producer
+            .init_transactions(TRANSACTION)
+            .map_err(|e| failed("fence the transactional id of this scope", &e))?;
+        self.prove_unchanged(batch).map_err(WriteError::Failed)?;
+        producer.begin_transaction().map_err(|e| failed("begin a transaction", &e))?;
+        let deadline = Instant::now() + TRANSACTION;
+        let written = self.write(&producer, batch, packing, deadline).inspect_err(|_| {
+            // Nothing of it will ever be seen: aborted now, or by the next fence, or by the broker.
+            if let Err(error) = producer.abort_transaction(REQUEST) {
+                debug!(%error, "could not abort");
+            }
+        })?;
+        self.commit(&producer, deadline).map_err(WriteError::Failed)?;
+        Ok(written)
+    }
+
+    fn commit(&self, producer: &FutureProducer<Complaint>, deadline: Instant) -> Result<(), TransportError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+            let error = match producer.commit_transaction(left) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let retriable = matches!(&error, KafkaError::Transaction(e) if e.is_retriable());
+            if retriable && Instant::now() < deadline {
+                continue;
+            }
+            let mut failed = self.clients.error("commit a transaction", &error);
+            // `Flush` with the brokers down, `Transaction` later; either way there is no telling.
+            failed.kind = if is_fenced(&error) { Kind::Conflict } else { Kind::Unknown };
+            if matches!(&error, KafkaError::Transaction(e) if e.txn_requires_abort())
+                && let Err(error) = producer.abort_transaction(REQUEST)
+            {
+                debug!(%error, "could not abort");
+            }
+            return Err(failed);
+        }
+    }
+
+    /// At least once: the order is the promise.
+    fn in_order(&self, layout: &Layout, batch: &mut Prepared) -> Result<Written, TransportError> {
+        self.prove_unchanged(batch)?;
+        let mut packing = Packing::Many;
+        for _ in 0..TOO_LARGE_ATTEMPTS {
+            let known = lock(&self.idempotent).take().filter(|_| packing == Packing::Many);
+            let producer = match known {
+                Some(producer) => producer,
+                None => self.clients.idempotent(layout.largest.as_deref(), packing == Packing::Single)?,
+            };
+            match self.write(&producer, batch, packing, Instant::now() + TRANSACTION) {
+                Ok(written) => {
+                    if packing == Packing::Many {
+                        *lock(&self.idempotent) = Some(producer);
+                    }
+                    return Ok(written);
+                }
+                Err(WriteError::TooLarge(refused)) => {
+                    packing = Packing::Single;
+                    batch.refused.extend(refused);
+                }
+                Err(WriteError::Failed(error)) => {
+                    let unsure = matches!(error.kind, Kind::Unavailable | Kind::Conflict);
+                    return Err(TransportError {
+                        kind: if unsure { Kind::Unknown } else { error.kind },
+                        ..error
+                    });
+                }
+            }
+        }
+        let message = "the broker refused one record after the other as too large";
+        Err(TransportError::new(Kind::Rejected, message).with_hint("raise the topic's `max.message.bytes`"))
+    }
+
+    /// Events, then the keys' state, then the connection's; each acknowledged before the next.
+    fn write(
+        &self,
+        producer: &FutureProducer<Complaint>,
+        batch: &mut Prepared,
+        packing: Packing,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
+        let topic = &*self.config.topic;
+        let mut pending = Vec::with_capacity(batch.events.len());
+        for (index, (message, _)) in batch.events.iter().enumerate() {
+            if batch.refused.contains_key(&index) {
+                continue;
+            }
+            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            for (key, value) in &message.headers {
+                headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
+            }
+            let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
+            if let Some(key) = &message.key {
+                record = record.key(key);
+            }
+            match send(producer, record, deadline) {
+                Ok(delivery) => pending.push((index, delivery)),
+                Err(error) if is_too_large(&error) => {
+                    let reason = format!(
+                        "its record of {} bytes is larger than topic `{topic}` takes; raise `max.message.bytes`",
+                        message.payload.len()
+                    );
+                    batch.refused.insert(index, reason);
+                }
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        let mut places = HashMap::with_capacity(pending.len());
+        let mut refused = Vec::new();
+        let mut failure = None;
+        for (index, delivery) in pending {
+            match delivered(delivery, deadline) {
+                Ok(place) => {
+                    places.insert(index, place);
+                }
+                Err(error) if is_too_large(&error) => {
+                    let reason =
+                        format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
+                    refused.push((index, reason));
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if !refused.is_empty() {
+            if packing == Packing::Many {
+                refused.clear();
+            }
+            return Err(WriteError::TooLarge(refused));
+        }
+        if let Some(error) = failure {
+            return Err(failed(&error));
+        }
+
+        let topic = &*self.config.state_topic;
+        let mut pending = Vec::with_capacity(places.len());
+        for (index, (_, record)) in batch.events.iter().enumerate() {
+            let Some((partition, offset)) = places.get(&index) else { continue };
+            let place = format!("{partition}/{offset}");
+            let headers = OwnedHeaders::new_with_capacity(1)
+                .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
+            let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
+            let record = FutureRecord::<str, str>::to(topic)
+                .partition(batch.partition)
+                .key(&key)
+                .payload(&value)
+                .headers(headers);
+            pending.push(send(producer, record, deadline).map_err(|e| failed(&e))?);
+        }
+        for delivery in pending {
+            delivered(delivery, deadline).map_err(|e| failed(&e))?;
+        }
+        let (key, value) = (RecordKey::connection(&batch.scope).to_json(), batch.connection.to_json());
+        let record = FutureRecord::<str, str>::to(topic).partition(batch.partition).key(&key).payload(&value);
+        let delivery = send(producer, record, deadline).map_err(|e| failed(&e))?;
+        let (_, offset) = delivered(delivery, deadline).map_err(|e| failed(&e))?;
+        Ok(Written { places: places.into_values().collect(), end: offset + 1 })
+    }
+}
+
+/// Queues a record; while the queue is full, waits.
+fn send<P: rdkafka::message::ToBytes + ?Sized>(
+    producer: &FutureProducer<Complaint>,
+    mut record: FutureRecord<'_, str, P>,
+    deadline: Instant,
+) -> Result<DeliveryFuture, KafkaError> {
+    loop {
+        match producer.send_result(record) {
+            Ok(delivery) => return Ok(delivery),
+            Err((error, back)) if code(&error) == Some(Code::QueueFull) && Instant::now() < deadline => {
+                record = back;
+                wait(Duration::from_millis(20));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// The place of a record, once it is acknowledged.
+fn delivered(delivery: DeliveryFuture, deadline: Instant) -> Result<(i32, u64), KafkaError> {
+    let until = tokio::time::Instant::from_std(deadline);
+    match Handle::current().block_on(async { tokio::time::timeout_at(until, delivery).await }) {
+        Ok(Ok(Ok(place))) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
+        Ok(Ok(Err((error, _)))) => Err(error),
+        Ok(Err(_)) => Err(KafkaError::Canceled),
+        Err(_) => Err(KafkaError::MessageProduction(Code::MessageTimedOut)),
+    }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize)
+    )
+}
+
+/// Another one for every log, without a random number generator.
+fn new_lineage() -> String {
+    let seed = RandomState::new().hash_one(std::process::id());
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, &seed.to_be_bytes()).to_string()
+}

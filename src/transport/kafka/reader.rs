@@ -1,0 +1,106 @@
+//! Reading a partition of the state topic to its proven end.
+//!
+//! The end is the high watermark, open transactions included, and it is reached when the position of
+//! a `read_committed` consumer is there: everything before it is then either committed and read, or
+//! aborted. Neither an empty poll nor the end-of-partition event proves that.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::BorrowedMessage,
+};
+
+use super::client::{Clients, Complaint, TRANSACTION, code};
+use crate::transport::{TransportError, TransportErrorKind as Kind};
+
+/// Without progress for so long, an open transaction of a process that died is in the way.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Without progress for so long, it is given up: longer than any transaction may stand open.
+const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
+
+/// Gives every committed record in `from..to` of a partition to `each`, and returns once the end is
+/// proven. `stalled` is called once when an open transaction holds the reader up.
+pub(super) fn read(
+    clients: &Clients,
+    consumer: &BaseConsumer<Complaint>,
+    (topic, partition): (&str, i32),
+    (from, to): (u64, u64),
+    mut stalled: impl FnMut(),
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), TransportError>,
+) -> Result<(), TransportError> {
+    if from >= to {
+        return Ok(());
+    }
+    let what = format!("read `{topic}/{partition}`");
+    let fail = |e: &KafkaError| clients.error(&what, e);
+    let mut at = TopicPartitionList::new();
+    let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+    at.add_partition_offset(topic, partition, offset).map_err(|e| fail(&e))?;
+    consumer.assign(&at).map_err(|e| fail(&e))?;
+
+    let mut position = from;
+    let mut progress = Instant::now();
+    let mut told = false;
+    while position < to {
+        match consumer.poll(Duration::from_millis(20)) {
+            Some(Ok(message)) => {
+                let offset = u64::try_from(message.offset()).unwrap_or(0);
+                if offset >= to {
+                    return Ok(());
+                }
+                each(&message)?;
+                position = offset + 1;
+                progress = Instant::now();
+                continue;
+            }
+            Some(Err(error)) => match code(&error) {
+                Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
+                    return Err(regressed(topic, partition, from));
+                }
+                // No group is joined; without the right to, reading goes on all the same.
+                Some(Code::GroupAuthorizationFailed) => {}
+                Some(
+                    Code::TopicAuthorizationFailed
+                    | Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::UnknownPartition
+                    | Code::ClusterAuthorizationFailed,
+                ) => return Err(fail(&error)),
+                _ => tracing::debug!(%error, topic, partition, "while reading"),
+            },
+            None => {}
+        }
+        let reached = reached(consumer, topic, partition).map_err(|e| fail(&e))?;
+        if reached > position {
+            position = reached;
+            progress = Instant::now();
+        }
+        if !told && progress.elapsed() >= STALL {
+            told = true;
+            stalled();
+        }
+        if progress.elapsed() >= GIVE_UP {
+            let message = format!("could not {what} to its end {to}: it stands at {position}");
+            return Err(TransportError::new(Kind::Unavailable, message)
+                .with_hint("an open transaction of another program, or a broker that does not answer"));
+        }
+    }
+    Ok(())
+}
+
+/// The position after the last record given out, markers and aborted records included.
+fn reached(consumer: &BaseConsumer<Complaint>, topic: &str, partition: i32) -> Result<u64, KafkaError> {
+    let position = consumer.position()?;
+    let offset = position.find_partition(topic, partition).and_then(|place| place.offset().to_raw());
+    Ok(offset.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0))
+}
+
+pub(super) fn regressed(topic: &str, partition: i32, from: u64) -> TransportError {
+    let message = format!("`{topic}/{partition}` went backwards: what was read up to offset {from} is gone");
+    TransportError::new(Kind::Regressed, message)
+        .with_hint("the topic was recreated, or an unclean leader election lost records; what is missing is published again")
+}

@@ -1,0 +1,187 @@
+//! The records of the state topic: a key's state and a connection's, as JSON with a version.
+//!
+//! The layout is fixed: a later version reads what this one wrote.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    dedup::ConnectionState,
+    transport::{RecordError, StateRecord, TransportError, TransportErrorKind as Kind},
+};
+
+/// The version of connection records this program writes, and the newest it reads.
+const VERSION: u32 = 1;
+
+/// The header of a key's record that names where its event lies: `partition/offset`.
+pub(super) const EVENT_HEADER: &str = "event";
+
+/// What a record is about: compaction keeps the newest of each.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordKey {
+    pub(super) scope: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    period: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    group: Option<String>,
+}
+
+impl RecordKey {
+    pub(super) fn connection(scope: &str) -> Self {
+        Self { scope: scope.to_owned(), period: None, service: None, group: None }
+    }
+
+    pub(super) fn of(scope: &str, record: &StateRecord) -> Self {
+        Self {
+            scope: scope.to_owned(),
+            period: Some(record.period.label()),
+            service: Some(record.service.clone()),
+            group: record.group.clone(),
+        }
+    }
+
+    pub(super) const fn is_connection(&self) -> bool {
+        self.period.is_none()
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+}
+
+/// A connection's record: the last of every batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConnectionRecord {
+    version: u32,
+    /// The state topic's partitions when it was written: the scope's place depends on it.
+    pub(super) partitions: i32,
+    /// Made up when a scope's first record is written, kept ever after. Another one is another log.
+    pub(super) lineage: String,
+    pub(super) state: ConnectionState,
+}
+
+impl ConnectionRecord {
+    pub(super) fn new(partitions: i32, lineage: String, state: ConnectionState) -> Self {
+        Self { version: VERSION, partitions, lineage, state }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+}
+
+/// The partition of a scope's records.
+pub(super) fn partition_of(scope: &str, partitions: i32) -> i32 {
+    let digest = Sha256::digest(scope.as_bytes());
+    let number = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
+    i32::try_from(number % partitions).unwrap_or(0)
+}
+
+/// A record of the state topic, as read.
+pub(super) enum Read {
+    Key { scope: String, record: Box<StateRecord> },
+    Connection { scope: String, record: Box<ConnectionRecord> },
+}
+
+/// Reads a record. `wanted` is asked about the key before a key's value is read.
+///
+/// # Errors
+/// `Foreign`: another program's, or a newer version's.
+pub(super) fn read(
+    place: &str,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    wanted: impl FnOnce(&RecordKey) -> bool,
+) -> Result<Option<Read>, TransportError> {
+    let foreign = |why: &dyn std::fmt::Display| {
+        TransportError::new(Kind::Foreign, format!("the record `{place}` is not of this program: {why}"))
+            .with_hint("it was left as it is; give this program a `kafka.state_topic` of its own")
+    };
+    let (Some(key), Some(value)) = (key, value) else {
+        return Err(foreign(&"it has no key or no value"));
+    };
+    let key: RecordKey = serde_json::from_slice(key).map_err(|e| foreign(&e))?;
+    if !wanted(&key) {
+        return Ok(None);
+    }
+    if key.is_connection() {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
+        if version > VERSION {
+            return Err(newer(place, &format!("version {version}, this program reads up to {VERSION}")));
+        }
+        let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
+        return Ok(Some(Read::Connection { scope: key.scope, record: Box::new(record) }));
+    }
+    let text = std::str::from_utf8(value).map_err(|e| foreign(&e))?;
+    match StateRecord::from_json(text) {
+        Ok(record) => Ok(Some(Read::Key { scope: key.scope, record: Box::new(record) })),
+        Err(error @ RecordError::Newer(_)) => Err(newer(place, &error.to_string())),
+        Err(error) => Err(foreign(&error)),
+    }
+}
+
+fn newer(place: &str, why: &str) -> TransportError {
+    TransportError::new(Kind::Foreign, format!("the record `{place}` was written by a newer version: {why}"))
+        .with_hint("start that version, or a newer one; an older one would undo what it does not know of")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pinned: where a scope's state lies must never change.
+    #[test]
+    fn a_scope_stays_in_its_partition() {
+        for (scope, partitions, expected) in
+            [("111122223333-5d41402abc", 8, 7), ("111122223333-5d41402abc", 1, 0), ("a", 8, 2), ("b", 8, 6)]
+        {
+            assert_eq!(partition_of(scope, partitions), expected, "{scope}");
+        }
+    }
+
+    /// Pinned: what is stored today is read by every later version.
+    #[test]
+    fn a_connection_record_has_the_documented_form_and_reads_back() {
+        let state = ConnectionState { name: "main".to_owned(), ..Default::default() };
+        let record = ConnectionRecord::new(8, "l".to_owned(), state);
+        let key = RecordKey::connection("s").to_json();
+        assert_eq!(key, r#"{"scope":"s"}"#);
+        let json = record.to_json();
+        assert!(
+            json.starts_with(r#"{"version":1,"partitions":8,"lineage":"l","state":{"name":"main","#),
+            "{json}"
+        );
+        let read = read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), |_| true).unwrap();
+        assert!(matches!(read, Some(Read::Connection { record, .. }) if record.to_json() == json));
+    }
+
+    #[test]
+    fn foreign_and_newer_records_are_refused() {
+        for (key, value, words) in [
+            (None, Some("{}"), "no key"),
+            (Some(r#"{"scope":"s"}"#), None, "no value"),
+            (Some("hello"), Some("{}"), "not of this program"),
+            (Some(r#"{"scope":"s"}"#), Some("{}"), "not of this program"),
+            (Some(r#"{"scope":"s"}"#), Some(r#"{"version":2}"#), "newer version"),
+            (
+                Some(r#"{"scope":"s","period":"2026-01-01","service":"x"}"#),
+                Some(r#"{"version":2}"#),
+                "newer version",
+            ),
+        ] {
+            let read = read("t/0/0", key.map(str::as_bytes), value.map(str::as_bytes), |_| true);
+            let error = read.err().expect("refused");
+            assert_eq!(error.kind, Kind::Foreign);
+            assert!(error.message.contains(words), "{error}");
+        }
+    }
+}

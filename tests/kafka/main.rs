@@ -1,0 +1,19 @@
+//! The Kafka transport against a real Apache Kafka, which `tests/run` fetches.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test program")]
+
+mod binary;
+mod broker;
+mod check;
+mod contract;
+mod security;
+mod support;
+
+use std::time::Duration;
+
+/// Waits; only ever between two looks at a condition.
+#[allow(clippy::disallowed_methods, reason = "no worker is blocked by it")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
