@@ -28,12 +28,16 @@ use futures_util::StreamExt as _;
 const BATCH: usize = 10_000;
 const IN_FLIGHT: usize = 1000;
 
-struct Server(Child, tempfile::TempDir);
+struct Server {
+    child: Child,
+    /// Goes with the server.
+    _dir: tempfile::TempDir,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -52,7 +56,7 @@ fn start() -> (Server, String) {
         .spawn()
         .expect("run `bash tests/brokers/nats` first");
     let file = dir.path().join(format!("nats-server_{}.ports", child.id()));
-    let server = Server(child, dir);
+    let server = Server { child, _dir: dir };
     loop {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         if let Ok(ports) = serde_json::from_str::<serde_json::Value>(&text) {

@@ -131,6 +131,9 @@ impl<T: Transport> Work<'_, T> {
                 let due: Vec<Granularity> =
                     all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)).copied().collect();
                 if due.is_empty() {
+                    if lets_go {
+                        self.ledger.clear();
+                    }
                     return Ok(all.iter().filter_map(due_at).min().unwrap_or(now));
                 }
                 let Some(report) = self.cycle(&due, When::Due).await? else { return Ok(now) };
@@ -141,13 +144,7 @@ impl<T: Transport> Work<'_, T> {
                         None => waits.remove(&poll.granularity),
                     };
                 }
-                if !report.claimed().is_empty() {
-                    return Ok(later_by(now, CLAIM_PAUSE));
-                }
-                if lets_go {
-                    self.ledger.clear();
-                }
-                Ok(now)
+                Ok(if report.claimed().is_empty() { now } else { later_by(now, CLAIM_PAUSE) })
             }
             .await;
             match result {
