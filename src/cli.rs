@@ -9,6 +9,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+#[cfg(feature = "nats")]
+use crate::transport::nats::Nats;
 use crate::{
     admin::{self, Readiness},
     app::{self, Mode, World},
@@ -25,7 +27,7 @@ use crate::{
     config::{self, Config, TransportConfig},
     exit::{Exit, report},
     telemetry::{LogFormat, Metrics, init_logs},
-    transport::local::Local,
+    transport::{Transport, local::Local},
 };
 
 /// AWS spend as a trustworthy event stream: Cost Explorer to `CloudEvents`, effectively once.
@@ -151,7 +153,7 @@ pub fn main() -> Exit {
                 () = shutdown.cancelled() => Exit::Failed,
             }
         }),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => on_runtime(|_| plan::run(args)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,
@@ -160,7 +162,7 @@ pub fn main() -> Exit {
             print(&format!("{:#}\n", config::json_schema()))
         }
         Command::Ledger { command: LedgerCommand::Show { files } } => match files.load() {
-            Ok(loaded) => ledger::show(&loaded.config),
+            Ok(loaded) => on_runtime(|_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
         Command::Policy => print(include_str!("../deploy/iam/policy.json")),
@@ -183,18 +185,24 @@ fn run(files: &ConfigFiles, once: bool) -> Exit {
     let config = loaded.config;
     let mode = if once { Mode::Once } else { Mode::Service };
     on_runtime(|shutdown| async move {
-        let TransportConfig::Local(local) = &config.transport;
-        match Local::connect(local) {
-            Ok(transport) => serve(config, transport, mode, shutdown).await,
-            Err(error) => {
-                report(&error, error.hint.as_deref());
-                Exit::from(&error)
+        match &config.transport {
+            TransportConfig::Local(local) => match Local::connect(local) {
+                Ok(transport) => serve(config, transport, mode, shutdown).await,
+                Err(error) => {
+                    report(&error, error.hint.as_deref());
+                    Exit::from(&error)
+                }
+            },
+            #[cfg(feature = "nats")]
+            TransportConfig::Nats(nats) => {
+                let transport = Nats::new(nats.clone());
+                serve(config, transport, mode, shutdown).await
             }
         }
     })
 }
 
-async fn serve(config: Config, transport: Local, mode: Mode, shutdown: CancellationToken) -> Exit {
+async fn serve<T: Transport>(config: Config, transport: T, mode: Mode, shutdown: CancellationToken) -> Exit {
     let world = World {
         clock: Clock::system(),
         metrics: Metrics::new(),

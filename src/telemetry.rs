@@ -43,7 +43,7 @@ pub enum LogFormat {
 /// When the directive cannot be read. A second call in one process changes nothing.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::builder()
-        .parse(format!("aws_=error,{filter}"))
+        .parse(format!("aws_=error,async_nats=warn,{filter}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -53,9 +53,16 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 async fn output(config: &Config) -> Exit {
-    let TransportConfig::Local(local) = &config.transport;
-    match Local::examine(local).await {
-        Ok(facts) => facts.iter().map(|fact| say("ok", fact)).max().unwrap_or(Exit::Done),
+    let result = match &config.transport {
+        TransportConfig::Local(local) => Local::examine(local).await,
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => {
+            use crate::transport::Transport as _;
+            crate::transport::nats::Nats::new(nats.clone()).check().await
+        }
+    };
+    match result {
+        Ok(facts) => facts.iter().map(|fact| said(fact)).max().unwrap_or(Exit::Done),
         Err(error) if error.kind == TransportErrorKind::InUse => {
             say("skipped", &format!("{error}; if that is `run`, the output is fine"))
         }
@@ -154,6 +161,14 @@ async fn ask(config: &Config, name: &str, aws: &CostExplorer, granularity: Granu
 fn failed(error: &FetchError) -> Exit {
     report(error, error.hint.as_deref());
     Exit::from(error)
+}
+
+/// A fact of a transport: fine, or a warning by its own word.
+fn said(fact: &str) -> Exit {
+    match fact.split_once(": ") {
+        Some(("warning", rest)) => say("warning", rest),
+        _ => say("ok", fact),
+    }
 }
 
 fn say(label: &str, text: &str) -> Exit {

@@ -5,16 +5,16 @@ use serde_json::{Map, Value, json};
 use super::print;
 use crate::{
     config::{Config, TransportConfig},
+    dedup::ConnectionState,
     exit::{Exit, report},
     transport::{StateRecord, local::read_state},
 };
 
 /// Prints every key's revision and figures, by connection, period and service.
-pub fn show(config: &Config) -> Exit {
-    let TransportConfig::Local(local) = &config.transport;
+pub async fn show(config: &Config) -> Exit {
     let mut text = String::new();
     let mut exit = Exit::Done;
-    let read = read_state(&local.state, |scope, connection, record| {
+    let each = |scope: &str, connection: &ConnectionState, record: Option<&StateRecord>| {
         if let Some(record) = record {
             text.push_str(&line(scope, &connection.name, record).to_string());
             text.push('\n');
@@ -23,7 +23,12 @@ pub fn show(config: &Config) -> Exit {
                 text.clear();
             }
         }
-    });
+    };
+    let read = match &config.transport {
+        TransportConfig::Local(local) => read_state(&local.state, each),
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => crate::transport::nats::Nats::new(nats.clone()).read_state(each).await,
+    };
     match read {
         Ok(()) => exit.max(print(&text)),
         Err(error) => {

@@ -33,12 +33,12 @@ pub struct PlanArgs {
 }
 
 /// Prints a line per connection and granularity and one for all of them; JSON lines in a pipe.
-pub fn run(args: &PlanArgs) -> Exit {
+pub async fn run(args: PlanArgs) -> Exit {
     let loaded = match args.files.load_connections() {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
-    let states = match states(&loaded.config, args.actual) {
+    let states = match states(&loaded.config, args.actual).await {
         Ok(states) => states,
         Err(exit) => return exit,
     };
@@ -48,14 +48,24 @@ pub fn run(args: &PlanArgs) -> Exit {
 
 /// Every connection the state knows, also those that are configured no more; none where nothing was
 /// published yet.
-fn states(config: &Config, needed: bool) -> Result<Vec<ConnectionState>, Exit> {
-    let TransportConfig::Local(local) = &config.transport;
+async fn states(config: &Config, needed: bool) -> Result<Vec<ConnectionState>, Exit> {
     let mut states = Vec::new();
-    let read = read_state(&local.state, |_, connection, record| {
-        if record.is_none() {
-            states.push(connection.clone());
+    let read = match &config.transport {
+        TransportConfig::Local(local) => read_state(&local.state, |_, connection, record| {
+            if record.is_none() {
+                states.push(connection.clone());
+            }
+        }),
+        // What is planned needs no network.
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(_) if !needed => Ok(()),
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => {
+            use crate::transport::Transport as _;
+            let connections = crate::transport::nats::Nats::new(nats.clone()).connections().await;
+            connections.map(|connections| states.extend(connections.into_iter().map(|(_, state)| state)))
         }
-    });
+    };
     match read {
         Ok(()) => Ok(states),
         Err(error) if error.kind == TransportErrorKind::Unavailable && !needed => Ok(states),

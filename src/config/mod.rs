@@ -17,8 +17,8 @@ pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{
-    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, Filter, FilterValues, LocalConfig, PollConfig,
-    SourceConfig, TransportConfig, collide,
+    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, Filter, FilterValues, LocalConfig, NatsConfig,
+    NatsLogin, NatsTls, PollConfig, SourceConfig, TransportConfig, collide,
 };
 
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use ::config::{Value, ValueKind};
 
 use problem::Problems;
-use settings::{ConnectionSettings, Settings};
+use settings::{ConnectionSettings, NatsSettings, Settings};
 
 /// The origin of what nobody wrote.
 pub(crate) const BUILT_IN: &str = "built-in default";
@@ -86,6 +86,7 @@ pub fn load(
         layers::merge(&mut tree, Value::new(None, layer));
     }
     default_connections(&mut tree);
+    default_table(&mut tree, "nats", &NatsSettings::default());
 
     let (json, shown) = shape::fit(&tree, &json_schema(), &mut problems);
     let settings: Settings = serde_json::from_value(json).expect("what fits the schema fits the settings");
@@ -116,6 +117,18 @@ fn default_connections(tree: &mut Value) {
             default_session_name(&mut merged);
             *connection = merged;
         }
+    }
+}
+
+/// Lays a table that is only there where it is written over its defaults.
+fn default_table(tree: &mut Value, name: &str, defaults: &impl serde::Serialize) {
+    let ValueKind::Table(sections) = &mut tree.kind else { return };
+    if let Some(table) = sections.get_mut(name)
+        && matches!(table.kind, ValueKind::Table(_))
+    {
+        let mut merged = built_in(defaults);
+        layers::merge(&mut merged, std::mem::take(table));
+        *table = merged;
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) kafka: Option<BTreeMap<String, Value>>,
     /// The table of transport kind `nats`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) nats: Option<BTreeMap<String, Value>>,
+    pub(crate) nats: Option<NatsSettings>,
     /// The endpoints for operators.
     pub(crate) admin: AdminSettings,
 }
@@ -309,6 +309,112 @@ pub(crate) struct LocalSettings {
 impl Default for LocalSettings {
     fn default() -> Self {
         Self { output: "-".to_owned(), state: "billing-source.db".to_owned() }
+    }
+}
+
+/// `[nats]`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NatsSettings {
+    /// Any servers of the cluster, such as `nats://localhost:4222`; `tls://` asks for TLS.
+    #[schemars(length(min = 1))]
+    pub(crate) servers: Vec<String>,
+    /// The JetStream stream of the events, which are also the state of their keys.
+    #[schemars(regex(pattern = "^[^ .*>/\\\\]+$"))]
+    pub(crate) stream: String,
+    /// The key-value bucket of the connections' own state. By default the stream's name and `_STATE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]+$"))]
+    pub(crate) bucket: Option<String>,
+    /// What every subject begins with. Part of every key's identity: a change publishes everything anew.
+    #[schemars(length(min = 1))]
+    pub(crate) subject_prefix: String,
+    /// `structured`: the whole event as JSON; `binary`: attributes in headers, data as the payload.
+    #[schemars(extend("enum" = ["structured", "binary"]))]
+    pub(crate) content_mode: String,
+    /// Whether stream and bucket are created where they do not exist.
+    pub(crate) create_stream: bool,
+    /// Replicas of a stream and bucket that are created; 3 in a cluster.
+    #[schemars(range(min = 1, max = 5))]
+    pub(crate) replicas: u8,
+    /// How long an answer may take, such as `5s`.
+    #[schemars(extend("examples" = ["5s"]))]
+    pub(crate) timeout: String,
+    /// Events sent and not yet acknowledged.
+    #[schemars(range(min = 1, max = 4000))]
+    pub(crate) max_in_flight: usize,
+    /// A file as `nsc` writes it: a user's JWT and seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credentials_file: Option<String>,
+    /// A file that holds a user's nkey seed and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nkey_seed_file: Option<String>,
+    /// With `password_file` or `password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    /// This or `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password: Option<Secret>,
+    /// A file that holds the password and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<String>,
+    /// This or `token_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<Secret>,
+    /// A file that holds the token and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<String>,
+    /// `[nats.tls]`; without it TLS is used where a server asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<NatsTlsSettings>,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://localhost:4222".to_owned()],
+            stream: "AMAZON_BILLING".to_owned(),
+            bucket: None,
+            subject_prefix: "amazon.billing".to_owned(),
+            content_mode: "structured".to_owned(),
+            create_stream: false,
+            replicas: 1,
+            timeout: "5s".to_owned(),
+            max_in_flight: 1000,
+            credentials_file: None,
+            nkey_seed_file: None,
+            user: None,
+            password: None,
+            password_file: None,
+            token: None,
+            token_file: None,
+            tls: None,
+        }
+    }
+}
+
+/// `[nats.tls]`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NatsTlsSettings {
+    /// Whether a server without TLS is refused.
+    pub(crate) required: bool,
+    /// Whether TLS comes before the server's greeting: for servers with `handshake_first`.
+    pub(crate) first: bool,
+    /// PEM: who signs the servers' certificates. By default the host's own roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<String>,
+    /// PEM: the client's certificate, with `key_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_file: Option<String>,
+    /// PEM: the key of `certificate_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<String>,
+}
+
+impl Default for NatsTlsSettings {
+    fn default() -> Self {
+        Self { required: true, first: false, ca_file: None, certificate_file: None, key_file: None }
     }
 }
 

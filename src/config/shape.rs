@@ -140,7 +140,7 @@ impl Shape<'_> {
             self.shown.truncate(before);
             self.shown.push(ShownValue {
                 key: key.to_owned(),
-                value: Json::Array(list.clone()),
+                value: without_user(Json::Array(list.clone())),
                 origin: origin.to_owned(),
             });
         }

@@ -7,7 +7,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use super::problem::{ConfigError, Problem};
-use crate::cost::{CostMetric, Granularity, GroupBy, Scope};
+use crate::{
+    cost::{CostMetric, Granularity, GroupBy, Scope},
+    event::ContentMode,
+};
 
 /// The configuration in force: every value present, typed and checked.
 #[derive(Clone, Debug)]
@@ -234,6 +237,9 @@ impl Filter {
 pub enum TransportConfig {
     /// SQLite state; JSON lines to stdout or a file.
     Local(LocalConfig),
+    /// A JetStream stream that holds events and state in one.
+    #[cfg(feature = "nats")]
+    Nats(NatsConfig),
 }
 
 /// `[local]`.
@@ -243,4 +249,64 @@ pub struct LocalConfig {
     pub output: Option<PathBuf>,
     /// The SQLite file.
     pub state: PathBuf,
+}
+
+/// `[nats]`.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// At least one URL.
+    pub servers: Vec<String>,
+    /// The stream of the events.
+    pub stream: String,
+    /// The key-value bucket of the connections' own state.
+    pub bucket: String,
+    /// Tokens joined by dots.
+    pub subject_prefix: String,
+    /// How an event lies in a message.
+    pub content_mode: ContentMode,
+    /// Whether stream and bucket are created where they do not exist.
+    pub create_stream: bool,
+    /// Of what is created.
+    pub replicas: u8,
+    /// For every answer.
+    pub timeout: Duration,
+    /// Events sent and not yet acknowledged; at least 1.
+    pub max_in_flight: usize,
+    /// Who publishes.
+    pub login: NatsLogin,
+    /// How the connection is protected.
+    pub tls: NatsTls,
+}
+
+/// Who publishes to NATS.
+#[derive(Clone, Debug)]
+pub enum NatsLogin {
+    /// Anybody may.
+    Nobody,
+    /// A file with a user's JWT and seed, read when connecting.
+    Credentials(PathBuf),
+    /// A user's nkey seed.
+    Nkey(SecretString),
+    /// User and password.
+    User {
+        /// The name.
+        user: String,
+        /// Its password.
+        password: SecretString,
+    },
+    /// A token.
+    Token(SecretString),
+}
+
+/// `[nats.tls]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// A server without TLS is refused.
+    pub required: bool,
+    /// TLS comes before the server's greeting.
+    pub first: bool,
+    /// PEM; `None`: the host's own roots.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: certificate and key of the client.
+    pub client: Option<(PathBuf, PathBuf)>,
 }

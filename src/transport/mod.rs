@@ -4,6 +4,8 @@
 //! keeps it with what its own system gives: a transaction, a compare-and-set, a file.
 
 pub mod local;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod state_record;
 
 pub use state_record::{RecordError, StateRecord};

@@ -125,6 +125,10 @@ impl<T: Transport> Transport for Observed<T> {
         self.inner.comes_back()
     }
 
+    fn receipts_prove_the_end(&self) -> bool {
+        self.inner.receipts_prove_the_end()
+    }
+
     fn name(&self) -> &'static str {
         self.inner.name()
     }

@@ -92,12 +92,18 @@ pub async fn run(args: DemoArgs, shutdown: CancellationToken) -> Exit {
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
-    let TransportConfig::Local(local) = &stage.config.transport;
-    match Local::connect(local) {
-        Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
-        Err(error) => {
-            report(&error, error.hint.as_deref());
-            Exit::from(&error)
+    match &stage.config.transport {
+        TransportConfig::Local(local) => match Local::connect(local) {
+            Ok(transport) => Box::pin(play(&args, stage, script, transport, shutdown)).await,
+            Err(error) => {
+                report(&error, error.hint.as_deref());
+                Exit::from(&error)
+            }
+        },
+        #[cfg(feature = "nats")]
+        TransportConfig::Nats(nats) => {
+            let transport = crate::transport::nats::Nats::new(nats.clone());
+            Box::pin(play(&args, stage, script, transport, shutdown)).await
         }
     }
 }
@@ -145,8 +151,8 @@ fn prepare(args: &DemoArgs) -> Result<(Stage, Script), Exit> {
         });
         dir = Some(folder);
     }
-    let TransportConfig::Local(local) = &config.transport;
-    let style = match (io::stdout().is_terminal(), local.output.is_none()) {
+    let to_stdout = matches!(&config.transport, TransportConfig::Local(local) if local.output.is_none());
+    let style = match (io::stdout().is_terminal(), to_stdout) {
         // The transport itself writes to stdout.
         (_, true) => Style::Quiet,
         (true, false) => Style::People,

@@ -119,7 +119,9 @@ fn keys(
     let file_key = format!("{key}.secret_access_key_file");
     let secret = match (settings.secret_access_key, settings.secret_access_key_file) {
         (Some(secret), None) => word(&secret_key, secret, problems),
-        (None, Some(path)) => secret_file(&file_key, Path::new(&path), problems, warnings),
+        (None, Some(path)) => {
+            secret_file(&file_key, Path::new(&path), "the secret access key", problems, warnings)
+        }
         (Some(_), Some(_)) => {
             problems.add_hint(
                 &secret_key,
@@ -147,7 +149,7 @@ fn keys(
 }
 
 /// A secret that is one word, which is all that is said of it.
-fn word(key: &str, Secret(secret): Secret, problems: &mut Problems) -> Option<SecretString> {
+pub(super) fn word(key: &str, Secret(secret): Secret, problems: &mut Problems) -> Option<SecretString> {
     match fault(secret.expose_secret()) {
         None => Some(secret),
         Some(fault) => {
@@ -168,9 +170,10 @@ fn fault(secret: &str) -> Option<&'static str> {
 }
 
 /// Reads a file that holds a secret and nothing else.
-fn secret_file(
+pub(super) fn secret_file(
     key: &str,
     path: &Path,
+    what: &str,
     problems: &mut Problems,
     warnings: &mut Vec<String>,
 ) -> Option<SecretString> {
@@ -198,7 +201,7 @@ fn secret_file(
         Some(_) => problems.add_hint(
             key,
             format!("`{shown}` holds more than one word"),
-            "the file holds the secret access key and nothing else",
+            format!("the file holds {what} and nothing else"),
         ),
         None => {
             if readable_by_others(path) {

@@ -5,6 +5,7 @@
 mod connection;
 mod credentials;
 mod filter;
+mod nats;
 mod text;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -36,7 +37,7 @@ pub(crate) fn check(
     let transport = match settings.transport.kind.as_str() {
         "local" => local(&settings.local, problems).map(TransportConfig::Local),
         "kafka" => kafka(settings.kafka.is_some(), problems),
-        "nats" => nats(settings.nats.is_some(), problems),
+        "nats" => nats::nats(settings.nats, problems, warnings),
         other => {
             let kinds = ["local", "kafka", "nats"];
             let problem = format!("`{other}` is not a transport; expected {}", listed(&kinds, "or"));
@@ -200,11 +201,6 @@ fn local(settings: &LocalSettings, problems: &mut Problems) -> Option<LocalConfi
 /// `[kafka]`: known, and not yet to be had.
 fn kafka(table: bool, problems: &mut Problems) -> Option<TransportConfig> {
     not_yet("kafka", table, problems)
-}
-
-/// `[nats]`: known, and not yet to be had.
-fn nats(table: bool, problems: &mut Problems) -> Option<TransportConfig> {
-    not_yet("nats", table, problems)
 }
 
 fn not_yet(kind: &str, table: bool, problems: &mut Problems) -> Option<TransportConfig> {

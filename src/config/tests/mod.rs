@@ -61,7 +61,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((config.poll.settle_days, config.poll.publish_zero), (10, false));
     assert_eq!((config.poll.concurrency, config.poll.max_pages, config.poll.grace.as_secs()), (4, 500, 20));
     assert_eq!(config.budget, BudgetConfig { requests_per_day: Some(24), requests_per_month: None });
-    let TransportConfig::Local(local) = &config.transport;
+    let TransportConfig::Local(local) = &config.transport else { panic!("{:?}", config.transport) };
     assert_eq!(*local, LocalConfig { output: None, state: "billing-source.db".into() });
     assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:9464");
     assert!(warnings.is_empty() && sources.is_empty());
@@ -310,7 +310,7 @@ fn secrets_are_never_printed() {
             sasl = { mechanisms = "PLAIN", password = "hunter2", jaas = { token = ["hunter2"] } }
             [nats]
             servers = ["nats://user:hunter2@host:4222"]
-            url = "nats://hunter2@host"
+            password = "hunter2"
             token = "hunter2"
             token_file = "/run/token"
             "#,

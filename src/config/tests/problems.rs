@@ -105,7 +105,7 @@ fn all_problems_are_reported_at_once() {
       connections[1].credentials.session_name: `x` is not a session name
         hint: 2 to 64 letters, digits and `_+=,.@-`
       transport.kind is `nats` but there is no `[nats]` table
-        hint: this version publishes to `local` only: a file or stdout
+        hint: copy the table from `config/example-nats.toml`
       admin.listen: `localhost:9464` is not an address and port
         hint: write an IP address, not a name: `127.0.0.1:9464`, `0.0.0.0:9464`, or `""` for none
     "#);
@@ -303,5 +303,56 @@ fn collisions_name_both_connections() {
         hint: a key ends in the value alone; give one of them a filter or a granularity of its own
       connections[2]: `c` collides with `b` (`connections[1]`): account `111122223333` with the same grouping and filter, so both would publish the same keys
         hint: remove one, or give it another `granularity`, `group_by` or `filter`; names are no part of a key
+    ");
+}
+
+#[test]
+fn everything_wrong_with_nats_is_said_at_once() {
+    let text = r#"
+        [transport]
+        kind = "nats"
+        [nats]
+        servers = ["localhost:4222", "nats://user:hunter2@host", "http://host"]
+        stream = "my.stream"
+        bucket = "my bucket"
+        subject_prefix = "aws..cost"
+        content_mode = "json"
+        timeout = "soon"
+        max_in_flight = 0
+        user = "a"
+        token = "t"
+        [nats.tls]
+        ca_file = "/nowhere/ca.pem"
+        certificate_file = "/nowhere/client.pem"
+    "#;
+    insta::assert_snapshot!(error(text), @r#"
+    invalid configuration: 12 problems in `test.toml`
+      nats.max_in_flight: `0` is too small; at least 1
+      nats.servers[0]: `localhost:4222` is not a server of NATS
+        hint: write `nats://host:4222` or `tls://host:4222`
+      nats.servers[1]: contains a user or password
+        hint: set `user` and `password_file`
+      nats.servers[2]: `http://host` is not a server of NATS
+        hint: write `nats://host:4222` or `tls://host:4222`
+      nats.stream: `my.stream` is not a name of JetStream: '.' may not be in one
+      nats.bucket: `my bucket` is not the name of a bucket
+        hint: letters, digits, `_` and `-`
+      nats.subject_prefix: `aws..cost` cannot begin a subject
+        hint: tokens of visible characters joined by dots: `amazon.billing`
+      nats.content_mode: `json` is not a content mode
+        hint: there is `structured` and `binary`
+      nats.timeout: `soon` is not a duration
+        hint: write a number with its unit: `8h`, `1h30m`, `90s`
+      nats.tls.ca_file: there is no file `/nowhere/ca.pem`
+        hint: the path is relative to the working directory
+      nats.tls.key_file is missing; expected the key of `certificate_file`
+      nats.user: `user` and `token` are set; expected one way to log in
+    "#);
+    insta::assert_snapshot!(error("transport.kind = \"nats\"\nnats = { user = \"a\", subject_prefix = \"$JS.x\" }"), @"
+    invalid configuration: 2 problems in `test.toml`
+      nats.subject_prefix: `$JS.x` belongs to NATS itself
+        hint: tokens of visible characters joined by dots: `amazon.billing`
+      nats.password is missing
+        hint: set `password_file` to a file that holds it
     ");
 }

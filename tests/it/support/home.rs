@@ -158,7 +158,7 @@ impl Home {
     pub(crate) fn poll(&self, clock: &Clock) -> Exit {
         let loaded = config::load(&[self.path("billing.toml")], self.overrides.clone()).unwrap();
         let mut config = loaded.config;
-        let TransportConfig::Local(local) = &mut config.transport;
+        let TransportConfig::Local(local) = &mut config.transport else { panic!("{:?}", config.transport) };
         local.state = self.path("state.db");
         local.output = local.output.as_ref().map(|output| self.dir.path().join(output));
         let transport = Local::connect(local).unwrap();

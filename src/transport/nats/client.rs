@@ -1,0 +1,246 @@
+//! The connection: logging in, requests to the JetStream API, and what their failures mean.
+//!
+//! What is asked for is not decided here.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, ServerError,
+    jetstream::{
+        Context, Error as ApiError, ErrorCode,
+        context::{ContextBuilder, PublishError, PublishErrorKind, RequestErrorKind},
+        message::StreamMessage,
+        response::Response,
+        stream::{LastRawMessageErrorKind, Stream},
+    },
+};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use tracing::{debug, warn};
+
+use crate::{
+    config::{NatsConfig, NatsLogin},
+    transport::{TransportError, TransportErrorKind as Kind},
+};
+
+/// What a request came to where it was not answered as asked.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server's own refusal.
+    Refused(ApiError),
+    /// There was no answer.
+    Silent(TransportError),
+}
+
+/// A connection, and JetStream over it.
+#[derive(Debug)]
+pub(super) struct JetStream {
+    pub(super) client: Client,
+    pub(super) context: Context,
+    /// What the server last forbade: it says so beside the request, which just gets no answer.
+    forbidden: Arc<Mutex<Option<String>>>,
+}
+
+impl JetStream {
+    /// Connects and logs in. From then on the client reconnects by itself, for ever.
+    pub(super) async fn connect(config: &NatsConfig) -> Result<Self, TransportError> {
+        let forbidden = Arc::new(Mutex::new(None));
+        let client = options(config, Arc::clone(&forbidden))
+            .await?
+            .connect(&config.servers)
+            .await
+            .map_err(|error| connect_error(config, &error))?;
+        let context = ContextBuilder::new().timeout(config.timeout).build(client.clone());
+        Ok(Self { client, context, forbidden })
+    }
+
+    /// A request to the API: `STREAM.INFO.ORDERS`.
+    pub(super) async fn request(&self, subject: &str, body: &Value) -> Result<Value, Failure> {
+        match self.context.request::<_, _, Response<Value>>(subject.to_owned(), body).await {
+            Ok(Response::Ok(value)) => Ok(value),
+            Ok(Response::Err { error }) => Err(Failure::Refused(error)),
+            Err(error) => {
+                let what = format!("JetStream did not answer `{subject}`");
+                Err(Failure::Silent(match error.kind() {
+                    RequestErrorKind::NoResponders => self.no_jetstream(),
+                    _ => self.silence(&what, &error),
+                }))
+            }
+        }
+    }
+
+    /// A stream by its name, without asking for it.
+    pub(super) async fn stream(&self, name: &str) -> Result<Stream<()>, TransportError> {
+        self.context
+            .get_stream_no_info(name)
+            .await
+            .map_err(|e| TransportError::new(Kind::Rejected, format!("`{name}` is no stream: {e}")))
+    }
+
+    /// The last message on a subject, or on all that match it, as the stream's leader has it: a
+    /// direct get may be answered by a replica that lags.
+    pub(super) async fn last(
+        &self,
+        stream: &Stream<()>,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, TransportError> {
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::JetStream(error) => {
+                    Err(refusal(&format!("could not read the last message on `{subject}`"), &error))
+                }
+                _ => Err(self.silence(&format!("could not read the last message on `{subject}`"), &error)),
+            },
+        }
+    }
+
+    /// What the absence of an answer means: forbidden, where the server just said so.
+    pub(super) fn silence(&self, what: &str, error: &dyn std::error::Error) -> TransportError {
+        let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match forbidden {
+            Some(forbidden) => TransportError::new(Kind::Rejected, format!("{what}: {forbidden}"))
+                .with_hint("the README lists the subjects that the user must be allowed"),
+            None => {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                TransportError::new(Kind::Unavailable, format!("{what}: {error}{cause}"))
+            }
+        }
+    }
+
+    fn no_jetstream(&self) -> TransportError {
+        let server = self.client.server_info();
+        let error = TransportError::new(
+            Kind::Unavailable,
+            format!("JetStream of server `{}` does not answer", server.server_name),
+        );
+        if server.jetstream {
+            error.with_hint("a stream or a cluster without a leader answers again once most servers are up")
+        } else {
+            error.with_hint(
+                "JetStream is off: start the server with `-js`, or write `jetstream {}` in its file",
+            )
+        }
+    }
+}
+
+/// The server's refusal of a request, by what it means for the run.
+pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
+    let code = error.error_code();
+    let said = said(error);
+    let (kind, hint) = match code {
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => (
+            Kind::Rejected,
+            Some("JetStream is off for this account: enable it in the server's configuration"),
+        ),
+        ErrorCode::STREAM_NOT_MATCH => (
+            Kind::Rejected,
+            Some("another stream takes these subjects: `nats stream ls --subject '...'` names it"),
+        ),
+        ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_STORE_FAILED
+        | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED => (
+            Kind::Unavailable,
+            Some(
+                "the stream, its account or the server's disk is full: `nats stream info` and `nats account info` show the limits",
+            ),
+        ),
+        _ if error.code() == 503 => (Kind::Unavailable, None),
+        _ => (Kind::Rejected, None),
+    };
+    let refused = TransportError::new(kind, format!("{what}: {said}"));
+    match hint {
+        Some(hint) => refused.with_hint(hint),
+        None => refused,
+    }
+}
+
+/// The server's words with its code.
+pub(super) fn said(error: &ApiError) -> String {
+    format!("{error} ({})", error.error_code().0)
+}
+
+/// The server's refusal of a publish, where it is one.
+pub(super) fn publish_refusal(error: &PublishError) -> Option<&ApiError> {
+    match error.kind() {
+        PublishErrorKind::Other | PublishErrorKind::WrongLastSequence => error.source()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+async fn options(
+    config: &NatsConfig,
+    forbidden: Arc<Mutex<Option<String>>>,
+) -> Result<ConnectOptions, TransportError> {
+    let mut options = ConnectOptions::new()
+        .name("amazon-billing-source")
+        .connection_timeout(config.timeout)
+        .request_timeout(Some(config.timeout))
+        .ping_interval(Duration::from_secs(20))
+        .event_callback(move |event| {
+            let forbidden = Arc::clone(&forbidden);
+            async move { note(&event, &forbidden) }
+        });
+    options = match &config.login {
+        NatsLogin::Nobody => options,
+        NatsLogin::Credentials(path) => options.credentials_file(path).await.map_err(|error| {
+            let what = format!("could not read the credentials `{}`: {error}", path.display());
+            TransportError::new(Kind::Rejected, what)
+                .with_hint("it is the file that `nsc generate creds` writes")
+        })?,
+        NatsLogin::Nkey(seed) => options.nkey(seed.expose_secret().to_owned()),
+        NatsLogin::User { user, password } => {
+            options.user_and_password(user.clone(), password.expose_secret().to_owned())
+        }
+        NatsLogin::Token(token) => options.token(token.expose_secret().to_owned()),
+    };
+    let tls = &config.tls;
+    options = options.require_tls(tls.required);
+    if tls.first {
+        options = options.tls_first();
+    }
+    if let Some(ca) = &tls.ca_file {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((certificate, key)) = &tls.client {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(options)
+}
+
+/// What the connection reports beside any request.
+fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
+    match event {
+        Event::ServerError(ServerError::Other(text)) if text.to_ascii_lowercase().contains("permissions") => {
+            *forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
+        }
+        Event::Disconnected => warn!("the connection to NATS is lost; reconnecting"),
+        Event::LameDuckMode => warn!("the server of NATS is about to stop; moving to another one"),
+        Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => warn!("NATS: {event}"),
+        _ => debug!("NATS: {event}"),
+    }
+}
+
+fn connect_error(config: &NatsConfig, error: &async_nats::ConnectError) -> TransportError {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let what = format!("could not connect to NATS at `{}`: {error}{cause}", config.servers.join("`, `"));
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            TransportError::new(Kind::Rejected, what).with_hint(
+                "the server refuses the login: see `credentials_file`, `nkey_seed_file`, `user` and `token` \
+                 in `[nats]`",
+            )
+        }
+        ConnectErrorKind::Tls => TransportError::new(Kind::Rejected, what)
+            .with_hint("see `[nats.tls]`: `ca_file` is who signs the server's certificate"),
+        ConnectErrorKind::ServerParse => TransportError::new(Kind::Rejected, what),
+        _ => TransportError::new(Kind::Unavailable, what)
+            .with_hint("is a server listening there? `nats-server -js` starts one"),
+    }
+}

@@ -1,0 +1,287 @@
+//! Publishing: many in flight, each refused if its key moved, none sent again without looking.
+//!
+//! | the answer | what it means | what follows |
+//! |---|---|---|
+//! | acknowledged | stored at that sequence, which is the key's state | |
+//! | duplicate, wrong last sequence, id in process, no responders, none in time | no telling | the subject's last message is read from the leader |
+//! | ... it is this event | stored | |
+//! | ... it is older than what the event was decided over | the stream lost messages | `Regressed` |
+//! | ... it is what the event was decided over, and the answer was "duplicate" | the id outlived its message | published without an id |
+//! | ... anything else | a rival was here, or nothing was stored | `Conflict`: recover, decide again |
+//! | too large | refused for ever, this event alone | |
+//!
+//! Servers differ in the order of their checks: 2.9 and clusters call a stored publish a duplicate,
+//! a newer single server calls it a wrong last sequence. So neither is believed.
+
+use std::{collections::VecDeque, pin::Pin};
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+        publish::PublishAck,
+        stream::Stream,
+    },
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::{
+    client::{JetStream, publish_refusal, refusal, said},
+    stored,
+};
+use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
+
+/// How many subjects are looked up side by side.
+const LOOK_UPS: usize = 64;
+
+/// A message to be stored only if `expected` is still the last on its subject.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) subject: String,
+    pub(super) id: Uuid,
+    pub(super) expected: u64,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// What is known of one message.
+#[derive(Debug)]
+enum Fate {
+    NotSent,
+    Stored(u64),
+    Refused(String),
+    /// It may be stored, or not.
+    Doubt {
+        duplicate: bool,
+        why: String,
+    },
+    Failed(TransportError),
+}
+
+type Acknowledgement = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
+
+/// Where and how to publish.
+pub(super) struct Publisher<'a> {
+    pub(super) js: &'a JetStream,
+    pub(super) stream: &'a Stream<()>,
+    pub(super) name: &'a str,
+    pub(super) timeout: std::time::Duration,
+    pub(super) in_flight: usize,
+    /// Off only to show in tests what would happen.
+    pub(super) compare_and_set: bool,
+}
+
+impl Publisher<'_> {
+    /// Stores every message or says why not; what was stored is then found by the next recovery.
+    pub(super) async fn publish(&self, items: &[Item]) -> Result<Vec<Delivery>, TransportError> {
+        let mut fates = self.send(items).await;
+        self.look_up(items, &mut fates).await;
+        if !self.compare_and_set {
+            // The control: an id seen before is taken as stored.
+            for fate in &mut fates {
+                if matches!(fate, Fate::Doubt { duplicate: true, .. }) {
+                    *fate = Fate::Stored(0);
+                }
+            }
+        }
+        verdict(items, fates)
+    }
+
+    /// Sends in order, with so many unacknowledged; stops at the first trouble.
+    async fn send(&self, items: &[Item]) -> Vec<Fate> {
+        let mut fates: Vec<Fate> = items.iter().map(|_| Fate::NotSent).collect();
+        let mut waiting: VecDeque<(usize, Instant, Acknowledgement)> = VecDeque::new();
+        let mut trouble = false;
+        for (index, item) in items.iter().enumerate() {
+            if waiting.len() >= self.in_flight
+                && let Some(oldest) = waiting.pop_front()
+            {
+                trouble |= self.settle(oldest, &mut fates).await;
+            }
+            if trouble {
+                break;
+            }
+            match self.js.context.send_publish(item.subject.clone(), self.message(item, true)).await {
+                Ok(acknowledgement) => {
+                    waiting.push_back((index, Instant::now(), acknowledgement.into_future()));
+                }
+                Err(error) => {
+                    fates[index] = self.fate(Err(error));
+                    trouble = !matches!(fates[index], Fate::Refused(_));
+                }
+            }
+        }
+        while let Some(oldest) = waiting.pop_front() {
+            self.settle(oldest, &mut fates).await;
+        }
+        fates
+    }
+
+    /// Waits for one acknowledgement, counted from when it was sent: a dead server costs the time
+    /// once and not for every message in flight. Whether it is trouble.
+    async fn settle(
+        &self,
+        (index, sent, acknowledgement): (usize, Instant, Acknowledgement),
+        fates: &mut [Fate],
+    ) -> bool {
+        let answer = timeout_at(sent + self.timeout, acknowledgement).await;
+        let answer = answer.unwrap_or_else(|_| Err(PublishErrorKind::TimedOut.into()));
+        fates[index] = self.fate(answer);
+        !matches!(fates[index], Fate::Stored(_) | Fate::Refused(_))
+    }
+
+    fn message(&self, item: &Item, with_id: bool) -> PublishMessage {
+        let mut message = PublishMessage::build()
+            .payload(item.payload.clone())
+            .headers(item.headers.clone())
+            .expected_stream(self.name);
+        if self.compare_and_set {
+            message = message.expected_last_subject_sequence(item.expected);
+        }
+        if with_id {
+            message = message.message_id(item.id.to_string());
+        }
+        message
+    }
+
+    fn fate(&self, answer: Result<PublishAck, PublishError>) -> Fate {
+        let error = match answer {
+            Ok(ack) if ack.duplicate => {
+                return Fate::Doubt { duplicate: true, why: "the server saw its id before".to_owned() };
+            }
+            Ok(ack) => return Fate::Stored(ack.sequence),
+            Err(error) => error,
+        };
+        let doubt = |why: String| Fate::Doubt { duplicate: false, why };
+        if let Some(refused) = publish_refusal(&error) {
+            return match refused.error_code() {
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Fate::Refused(said(refused)),
+                // 10164: the wrong last sequence of newer servers, in other words.
+                ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+                | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
+                | ErrorCode(10164) => doubt(said(refused)),
+                _ => Fate::Failed(refusal("could not publish", refused)),
+            };
+        }
+        match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Fate::Refused(format!(
+                "it is larger than the {} bytes the server takes",
+                self.js.client.max_payload()
+            )),
+            PublishErrorKind::TimedOut => {
+                let silence = self.js.silence("could not publish", &error);
+                if silence.kind == Kind::Rejected { Fate::Failed(silence) } else { doubt(silence.message) }
+            }
+            _ => doubt(error.to_string()),
+        }
+    }
+
+    /// Asks the leader about everything in doubt, and publishes again what provably is not there
+    /// and was refused for its id alone.
+    async fn look_up(&self, items: &[Item], fates: &mut [Fate]) {
+        let doubtful: Vec<_> = fates
+            .iter()
+            .enumerate()
+            .filter_map(|(index, fate)| match fate {
+                Fate::Doubt { duplicate, .. } => Some((index, *duplicate)),
+                _ => None,
+            })
+            .collect();
+        let mut answers = stream::iter(doubtful)
+            .map(|(index, duplicate)| async move { (index, self.truth(&items[index], duplicate).await) })
+            .buffer_unordered(LOOK_UPS);
+        while let Some((index, fate)) = answers.next().await {
+            match fate {
+                Ok(Some(fate)) => fates[index] = fate,
+                Ok(None) => {}
+                Err(error) if error.kind == Kind::Rejected => {
+                    fates[index] = Fate::Failed(error);
+                    return;
+                }
+                // Without an answer to the first question there is none to the others.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What the leader has on the subject of a message in doubt; `None`: something else, and still
+    /// no telling.
+    async fn truth(&self, item: &Item, duplicate: bool) -> Result<Option<Fate>, TransportError> {
+        let last = self.js.last(self.stream, &item.subject).await?;
+        let sequence = last.as_ref().map_or(0, |last| last.sequence);
+        if last.is_some_and(|last| id(&last.headers, &last.payload) == Some(item.id)) {
+            return Ok(Some(Fate::Stored(sequence)));
+        }
+        if sequence < item.expected {
+            let what = format!("the last message on `{}` is gone", item.subject);
+            return Ok(Some(Fate::Failed(TransportError::new(Kind::Regressed, what))));
+        }
+        if duplicate && sequence == item.expected && self.compare_and_set {
+            return Ok(Some(self.resend(item).await));
+        }
+        Ok(None)
+    }
+
+    /// Publishes what was purged within the duplicate window: its id is still remembered. The
+    /// expected sequence alone keeps it from being stored twice.
+    async fn resend(&self, item: &Item) -> Fate {
+        match self.js.context.send_publish(item.subject.clone(), self.message(item, false)).await {
+            Ok(acknowledgement) => self.fate(acknowledgement.await),
+            Err(error) => self.fate(Err(error)),
+        }
+    }
+}
+
+/// The id of an event; of a state of the bucket, which is no event, the id it was sent with.
+fn id(headers: &HeaderMap, payload: &[u8]) -> Option<Uuid> {
+    let sent = || headers.get("Nats-Msg-Id")?.as_str().parse().ok();
+    stored::id(Some(headers), payload).or_else(sent)
+}
+
+/// Deliveries, or the gravest trouble. The batch is no transaction, so anything but a refused event
+/// is looked at anew by the caller.
+fn verdict(items: &[Item], fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportError> {
+    let stored = fates.iter().filter(|fate| matches!(fate, Fate::Stored(_))).count();
+    let mut deliveries = Vec::with_capacity(fates.len());
+    let mut trouble: Option<TransportError> = None;
+    let gravity = |kind: Kind| match kind {
+        Kind::Rejected => 4,
+        Kind::Regressed => 3,
+        Kind::Unavailable => 2,
+        _ => 1,
+    };
+    for (item, fate) in items.iter().zip(fates) {
+        let error = match fate {
+            Fate::Stored(sequence) => {
+                deliveries.push(Delivery::Stored(sequence));
+                continue;
+            }
+            Fate::Refused(reason) => {
+                deliveries.push(Delivery::Rejected(reason));
+                continue;
+            }
+            Fate::NotSent => continue,
+            Fate::Doubt { why, .. } => {
+                let what = format!("could not prove what is stored on `{}`: {why}", item.subject);
+                TransportError::new(Kind::Conflict, what)
+            }
+            Fate::Failed(error) => error,
+        };
+        if trouble.as_ref().is_none_or(|known| gravity(known.kind) < gravity(error.kind)) {
+            trouble = Some(error);
+        }
+    }
+    match trouble {
+        None => Ok(deliveries),
+        // Some of it is stored: to be found before anything is decided again.
+        Some(error) if error.kind == Kind::Unavailable && stored > 0 => {
+            Err(TransportError { kind: Kind::Unknown, ..error })
+        }
+        Some(error) => Err(error),
+    }
+}

@@ -1,0 +1,130 @@
+//! Subjects: one per key, so that the newest message on it is the key's state.
+//!
+//! `<prefix>.<account>.<group>.<granularity>.<yyyy>.<mm>.<dd[Thh]>.<service>.<key>`
+//!
+//! The tokens before the last are for people and wildcards; the last one, the first 64 bits of the
+//! exact key's digest, tells scopes and groups apart. Nothing here asks a server.
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    cost::{CostKey, slug},
+    transport::StateRecord,
+};
+
+/// How many tokens follow the prefix.
+const TOKENS: usize = 8;
+
+/// In place of a second group where there is none; no slug is like it.
+const NO_GROUP: &str = "-";
+
+/// The paying account of a scope's id, `111122223333-5d41402abc`.
+pub(super) fn account(scope: &str) -> &str {
+    scope.rsplit_once('-').map_or(scope, |(account, _)| account)
+}
+
+/// The subject of a key.
+pub(super) fn of_key(prefix: &str, scope: &str, key: &CostKey<'_>) -> String {
+    let period = key.period.label();
+    let (date, hour) = period.split_once('T').map_or((&*period, None), |(date, hour)| (date, Some(hour)));
+    let mut subject = format!("{prefix}.{}.", account(scope));
+    match key.group {
+        None => subject.push_str(NO_GROUP),
+        // A linked account reads better as it is, and no slug is twelve digits.
+        Some(group) if group.len() == 12 && group.bytes().all(|b| b.is_ascii_digit()) => {
+            subject.push_str(group);
+        }
+        Some(group) => subject.push_str(&slug(group)),
+    }
+    subject.push('.');
+    subject.push_str(key.period.granularity().name());
+    subject.push('.');
+    subject.push_str(&date.replace('-', "."));
+    if let Some(hour) = hour {
+        subject.push('T');
+        subject.push_str(hour);
+    }
+    subject.push('.');
+    subject.push_str(&slug(key.service));
+    subject.push('.');
+    push_digest(&mut subject, scope, key, &period);
+    subject
+}
+
+/// The subject of a record's key.
+pub(super) fn of_record(prefix: &str, scope: &str, record: &StateRecord) -> String {
+    of_key(prefix, scope, &record.key())
+}
+
+/// Every subject of a scope, and those of the account's other scopes.
+pub(super) fn filter(prefix: &str, scope: &str) -> String {
+    format!("{prefix}.{}.>", account(scope))
+}
+
+/// Whether a subject has the shape of a key's: what is on it must be an event of ours.
+pub(super) fn is_key(prefix: &str, subject: &str) -> bool {
+    subject
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|rest| rest.split('.').count() == TOKENS)
+}
+
+fn push_digest(subject: &mut String, scope: &str, key: &CostKey<'_>, period: &str) {
+    let exact = serde_json::to_vec(&(scope, key.period.granularity().name(), period, key.service, key.group))
+        .expect("texts are plain data");
+    for byte in Sha256::digest(exact).iter().take(8) {
+        for nibble in [byte >> 4, byte & 0xf] {
+            subject.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cost::Period;
+
+    const SCOPE: &str = "111122223333-5d41402abc";
+
+    fn subject(label: &str, service: &str, group: Option<&str>) -> String {
+        of_key("aws.cost", SCOPE, &CostKey { period: Period::from_label(label).unwrap(), service, group })
+    }
+
+    /// Pinned: another layout would publish everything anew.
+    #[test]
+    fn subjects_have_the_documented_form() {
+        assert_eq!(
+            subject("2026-11-21", "Amazon Relational Database Service", Some("444455556666")),
+            "aws.cost.111122223333.444455556666.daily.2026.11.21.amazon-relational-database-service.716451753a5deec1"
+        );
+        assert_eq!(
+            subject("2026-11-21T05", "AWS Lambda", None),
+            "aws.cost.111122223333.-.hourly.2026.11.21T05.aws-lambda-37e22690b3.140f6fe92d3d0d07"
+        );
+        assert!(
+            subject("2026-11-21", "Tax", Some("eu-central-1"))
+                .starts_with("aws.cost.111122223333.eu-central-1-")
+        );
+        assert_eq!(filter("aws.cost", SCOPE), "aws.cost.111122223333.>");
+    }
+
+    #[test]
+    fn only_keys_have_the_shape_of_a_key() {
+        assert!(is_key("aws.cost", &subject("2026-11-21", "Tax", None)));
+        for other in ["aws.cost", "aws.cost.x", "aws.costs.1.2.3.4.5.6.7.8", "b.1.2.3.4.5.6.7.8"] {
+            assert!(!is_key("aws.cost", other), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_gives_one_valid_subject(service: String, group in proptest::option::of(any::<String>())) {
+            let subject = subject("2026-11-21", &service, group.as_deref());
+            prop_assert!(is_key("aws.cost", &subject), "{}", subject);
+            prop_assert!(subject.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>'));
+            prop_assert!(subject.split('.').all(|token| !token.is_empty()));
+        }
+    }
+}
