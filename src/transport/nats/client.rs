@@ -227,6 +227,12 @@ fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
     }
 }
 
+/// Whether TLS was refused by either side, which comes as a failure of the socket: invalid data.
+fn is_tls(error: &async_nats::ConnectError) -> bool {
+    let io = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
+}
+
 fn connect_error(config: &NatsConfig, error: &async_nats::ConnectError) -> TransportError {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let what = format!("could not connect to NATS at `{}`: {error}{cause}", config.servers.join("`, `"));
@@ -237,7 +243,7 @@ fn connect_error(config: &NatsConfig, error: &async_nats::ConnectError) -> Trans
                  in `[nats]`",
             )
         }
-        ConnectErrorKind::Tls => TransportError::new(Kind::Rejected, what)
+        kind if kind == ConnectErrorKind::Tls || is_tls(error) => TransportError::new(Kind::Rejected, what)
             .with_hint("see `[nats.tls]`: `ca_file` is who signs the server's certificate"),
         ConnectErrorKind::ServerParse => TransportError::new(Kind::Rejected, what),
         _ => TransportError::new(Kind::Unavailable, what)

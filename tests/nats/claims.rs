@@ -1,0 +1,88 @@
+//! Replicas: no poll is paid for twice.
+
+use std::time::Duration;
+
+use amazon_billing_source::{
+    admin::Readiness,
+    app::{self, Mode, World},
+    clock::Clock,
+    config::{
+        BudgetConfig, Config, ConnectionConfig, CredentialsConfig, PollConfig, SourceConfig, TransportConfig,
+    },
+    cost::{CostMetric, Granularity},
+    exit::Exit,
+    simulator::{Options, Simulator},
+    telemetry::Metrics,
+    transport::nats::Nats,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Server, Violations, consume, judge, versions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_pay_no_poll_twice() {
+    for version in versions() {
+        let server = Server::start(version);
+        let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
+        let config = Config {
+            source: SourceConfig {
+                source: "cloud.amazon.billing".to_owned(),
+                type_prefix: "amazon.billing".to_owned(),
+            },
+            poll: PollConfig {
+                interval: Duration::from_secs(2),
+                claim_ttl: Duration::from_mins(2),
+                settle_days: 0,
+                publish_zero: false,
+                concurrency: 4,
+                max_pages: 100,
+                grace: Duration::from_secs(10),
+            },
+            budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
+            connections: ["111122223333", "222233334444"]
+                .map(|account| connection(account, &simulator))
+                .into(),
+            transport: TransportConfig::Nats(server.config()),
+            admin: None,
+        };
+        let stop = CancellationToken::new();
+        let run = |instance: &str| {
+            let world = World {
+                clock: Clock::system(),
+                metrics: Metrics::new(),
+                readiness: Readiness::default(),
+                instance: instance.to_owned(),
+            };
+            app::run(config.clone(), Nats::new(server.config()), world, Mode::Service, stop.clone())
+        };
+        let stopper = async {
+            // Due at 0, 2, 4 and 6 seconds.
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            stop.cancel();
+        };
+        let (one, two, ()) = tokio::join!(run("one"), run("two"), stopper);
+        assert_eq!((one, two), (Exit::Done, Exit::Done), "{version}");
+        let paid = simulator.bill().chargeable;
+        assert!((4..=8).contains(&paid), "{version}: {paid} requests, 8 were due");
+        assert_eq!(judge(&consume(&server).await).0, Violations::default());
+    }
+}
+
+fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
+    ConnectionConfig {
+        name: format!("c{account}"),
+        account_id: Some(account.to_owned()),
+        granularity: vec![Granularity::Daily],
+        metrics: vec![CostMetric::UnblendedCost],
+        group_by: None,
+        filter: None,
+        endpoint_url: Some(simulator.url()),
+        sts_endpoint_url: None,
+        region: "us-east-1".to_owned(),
+        credentials: CredentialsConfig::Keys {
+            access_key_id: "AKIA".to_owned(),
+            secret_access_key: "s".into(),
+            session_token: None,
+        },
+    }
+}

@@ -1,0 +1,192 @@
+//! Publishers killed again and again, alone and as rivals, and the controls that must fail.
+//!
+//! A publisher is this very test program, started again with a job in its environment.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use amazon_billing_source::cost::CostRecord;
+use jiff::Timestamp;
+
+use crate::support::{Poller, Server, Violations, consume, judge, newest, pause, record, versions};
+
+const KEYS: u64 = 300;
+
+/// What a key costs at a moment: restated every 0.7 to 6 seconds, back and forth among few values.
+fn cents(key: u64, millis: u64) -> i64 {
+    let every = 700 + key * 5300 / KEYS;
+    let step = (millis + key * 37) / every;
+    i64::try_from(100 + (step * (key % 5 + 1)) % 3).unwrap()
+}
+
+fn answer(at: Timestamp) -> Vec<CostRecord> {
+    let millis = u64::try_from(at.as_millisecond()).unwrap();
+    (0..KEYS).map(|key| record("2026-11-21", &format!("Service {key:05}"), cents(key, millis))).collect()
+}
+
+/// AWS's clock; its `Date` has whole seconds.
+#[expect(clippy::disallowed_methods, reason = "publishers in several processes need one clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap()
+}
+
+const JOB: &str = "BILLING_SOURCE_TEST_PUBLISHER";
+
+/// What a publisher is told: the port, then words.
+fn job() -> Option<String> {
+    std::env::vars().find(|(name, _)| name == JOB).map(|(_, job)| job)
+}
+
+/// Not a test: the body of a publisher, which runs until it is killed.
+#[tokio::test]
+async fn publisher() {
+    let Some(job) = job() else { return };
+    let mut words = job.split(' ');
+    let server = format!("nats://127.0.0.1:{}", words.next().unwrap());
+    let words: Vec<_> = words.collect();
+    let mut config = crate::support::any_config();
+    config.servers = vec![server];
+    let mut nats = amazon_billing_source::transport::nats::Nats::new(config);
+    if words.contains(&"ids-only") {
+        nats = nats.without_compare_and_set();
+    }
+    let mut poller = Poller::new(nats);
+    poller.guard = !words.contains(&"no-guard");
+    let slow = words.contains(&"slow");
+    for turn in u64::from(std::process::id()).. {
+        let at = now();
+        let records = answer(at);
+        if slow {
+            // An answer that was long under way, while a rival's overtook it.
+            tokio::time::sleep(Duration::from_millis(turn * 617 % 2500)).await;
+        }
+        if let Err(error) = poller.attempt(&records, whole(at)).await {
+            for _ in 0..20 {
+                // Decided again, over the same old answer.
+                if poller.attempt(&records, whole(at)).await.is_ok() {
+                    break;
+                }
+                poller.ledger.clear();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            drop(error);
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+struct Publisher(Child);
+
+impl Publisher {
+    fn start(server: &Server, words: &str) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "soak::publisher", "--nocapture"])
+            .env(JOB, format!("{} {words}", server.port))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Kills publishers one after the other, and the server now and then; returns what is in the stream
+/// once an undisturbed poll has followed.
+async fn soak(
+    version: &'static str,
+    publishers: usize,
+    kills: usize,
+    server_kills: usize,
+    words: &str,
+) -> (usize, Violations) {
+    let mut server = Server::start(version);
+    // The stream is there before anybody publishes to it.
+    let mut last = Poller::new(server.transport());
+    last.poll(&answer(now()), whole(now())).await;
+    let mut running: Vec<_> = (0..publishers).map(|_| Publisher::start(&server, words)).collect();
+    let started = Instant::now();
+    let server_every = kills.checked_div(server_kills).unwrap_or(usize::MAX);
+    for kill in 0..kills {
+        let patience = Duration::from_millis(200 + (kill as u64 * 61) % 300);
+        tokio::task::spawn_blocking(move || pause(patience)).await.unwrap();
+        running.remove(0);
+        if kill % server_every == server_every - 1 {
+            server.kill();
+            server.restart();
+        }
+        running.push(Publisher::start(&server, words));
+    }
+    let seconds = started.elapsed().as_secs();
+    running.clear();
+    let at = now();
+    let records = answer(at);
+    // Whole seconds: the last word is a second later than every other one.
+    let later = Timestamp::from_second(at.as_second() + 1).unwrap();
+    last.poll(&records, later).await;
+    let seen = consume(&server).await;
+    let (violations, newest) = judge(&seen);
+    for record in &records {
+        let key =
+            format!("111122223333/daily/2026-11-21/{}", amazon_billing_source::cost::slug(&record.service));
+        if words.is_empty() || words == "slow" {
+            assert_eq!(newest[&key], record.amounts[0].1.text(), "the state is the last event");
+        }
+    }
+    println!(
+        "{version}: {publishers} publishers, {kills} kills, {server_kills} of the server, {words:?}: {} events in {seconds} s, {violations:?}",
+        seen.len()
+    );
+    (seen.len(), violations)
+}
+
+#[tokio::test]
+async fn one_publisher_killed_forty_times() {
+    let (events, violations) = soak(newest(), 1, 40, 0, "").await;
+    assert_eq!(violations, Violations::default());
+    assert!(events > 1000, "{events}");
+}
+
+#[tokio::test]
+async fn three_publishers_killed_forty_times_on_every_version() {
+    for version in versions() {
+        let (events, violations) = soak(version, 3, 40, 0, "slow").await;
+        assert_eq!(violations, Violations::default(), "{version}");
+        assert!(events > 500, "{events}");
+    }
+}
+
+#[tokio::test]
+async fn publishers_and_the_server_killed() {
+    let (events, violations) = soak(newest(), 2, 20, 5, "").await;
+    assert_eq!(violations, Violations::default());
+    assert!(events > 500, "{events}");
+}
+
+/// The control: without compare-and-set, message ids do not keep rivals apart.
+#[tokio::test]
+async fn message_ids_alone_are_not_enough() {
+    let (_, violations) = soak(newest(), 3, 12, 0, "ids-only slow").await;
+    assert!(violations.gaps > 0, "{violations:?}");
+}
+
+/// The control: compare-and-set without the observation's time lets old answers win.
+#[tokio::test]
+async fn compare_and_set_alone_lets_old_answers_through() {
+    let (_, violations) = soak(newest(), 3, 12, 0, "no-guard slow").await;
+    assert!(violations.stale > 0, "{violations:?}");
+    assert_eq!(violations.gaps, 0, "{violations:?}");
+}
