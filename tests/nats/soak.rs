@@ -60,13 +60,19 @@ async fn publisher() {
     poller.guard = !words.contains(&"no-guard");
     let slow = words.contains(&"slow");
     for turn in u64::from(std::process::id()).. {
+        // The order of a cycle: the log is read, then AWS asked.
+        let Ok(state) = poller.recover().await else {
+            poller.ledger.clear();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
         let at = now();
         let records = answer(at);
         if slow {
-            // An answer that was long under way, while a rival's overtook it.
-            tokio::time::sleep(Duration::from_millis(turn * 617 % 2500)).await;
+            // An answer that was long under way, while rivals published.
+            tokio::time::sleep(Duration::from_millis(turn * 617 % 1300)).await;
         }
-        if let Err(error) = poller.attempt(&records, whole(at)).await {
+        if poller.publish(&records, whole(at), state).await.is_err() {
             for _ in 0..20 {
                 // Decided again, over the same old answer.
                 if poller.attempt(&records, whole(at)).await.is_ok() {
@@ -75,7 +81,6 @@ async fn publisher() {
                 poller.ledger.clear();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            drop(error);
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
@@ -86,7 +91,7 @@ struct Publisher(Child);
 impl Publisher {
     fn start(server: &Server, words: &str) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "soak::publisher", "--nocapture"])
+            .args(["--exact", "soak::publisher", "--nocapture", "--test-threads", "1"])
             .env(JOB, format!("{} {words}", server.port))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -121,7 +126,7 @@ async fn soak(
     let started = Instant::now();
     let server_every = kills.checked_div(server_kills).unwrap_or(usize::MAX);
     for kill in 0..kills {
-        let patience = Duration::from_millis(200 + (kill as u64 * 61) % 300);
+        let patience = Duration::from_millis(150 + (kill as u64 * 61) % 700);
         tokio::task::spawn_blocking(move || pause(patience)).await.unwrap();
         running.remove(0);
         if kill % server_every == server_every - 1 {
@@ -179,14 +184,14 @@ async fn publishers_and_the_server_killed() {
 /// The control: without compare-and-set, message ids do not keep rivals apart.
 #[tokio::test]
 async fn message_ids_alone_are_not_enough() {
-    let (_, violations) = soak(newest(), 3, 12, 0, "ids-only slow").await;
+    let (_, violations) = soak(newest(), 3, 20, 0, "ids-only slow").await;
     assert!(violations.gaps > 0, "{violations:?}");
 }
 
 /// The control: compare-and-set without the observation's time lets old answers win.
 #[tokio::test]
 async fn compare_and_set_alone_lets_old_answers_through() {
-    let (_, violations) = soak(newest(), 3, 12, 0, "no-guard slow").await;
+    let (_, violations) = soak(newest(), 3, 20, 0, "no-guard slow").await;
     assert!(violations.stale > 0, "{violations:?}");
     assert_eq!(violations.gaps, 0, "{violations:?}");
 }

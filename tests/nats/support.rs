@@ -12,7 +12,7 @@ use std::{
 use amazon_billing_source::{
     config::{NatsConfig, NatsLogin, NatsTls},
     cost::{Amount, CostMetric, CostRecord, Period, Scope},
-    dedup::{Change, Ledger, Verdict, ZeroRows, classify},
+    dedup::{Change, ConnectionState, Ledger, Verdict, ZeroRows, classify},
     event::{ContentMode, EventFactory},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind, nats::Nats},
 };
@@ -224,8 +224,22 @@ impl Poller {
         records: &[CostRecord],
         observed_at: Timestamp,
     ) -> Result<Vec<Delivery>, TransportError> {
+        let connection = self.recover().await?;
+        self.publish(records, observed_at, connection).await
+    }
+
+    pub(crate) async fn recover(&mut self) -> Result<ConnectionState, TransportError> {
+        self.nats.recover(&self.factory.scope().id(), &mut self.ledger).await
+    }
+
+    /// Decides over the ledger as it is.
+    pub(crate) async fn publish(
+        &mut self,
+        records: &[CostRecord],
+        observed_at: Timestamp,
+        connection: ConnectionState,
+    ) -> Result<Vec<Delivery>, TransportError> {
         let scope = self.factory.scope().id();
-        let connection = self.nats.recover(&scope, &mut self.ledger).await?;
         let mut changes = Vec::new();
         for record in records {
             let previous = self.ledger.previous(&record.key());
@@ -248,7 +262,7 @@ impl Poller {
 
     /// Until nothing is in doubt, as a cycle does it; how many events the last attempt stored.
     pub(crate) async fn poll(&mut self, records: &[CostRecord], observed_at: Timestamp) -> usize {
-        for _ in 0..200 {
+        for attempt in 1..=200 {
             match self.attempt(records, observed_at).await {
                 Ok(deliveries) => return deliveries.len(),
                 Err(error) => {
@@ -263,7 +277,8 @@ impl Poller {
                         ),
                         "{kind:?} {error}"
                     );
-                    if kind != TransportErrorKind::Conflict {
+                    // As a cycle that fails clears its ledger.
+                    if kind != TransportErrorKind::Conflict || attempt % 5 == 0 {
                         self.ledger.clear();
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
