@@ -109,6 +109,7 @@ impl Drop for Publisher {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what was measured, for who runs it")]
 /// Kills publishers one after the other, and the server now and then; returns what is in the stream
 /// once an undisturbed poll has followed.
 async fn soak(

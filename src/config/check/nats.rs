@@ -74,22 +74,18 @@ pub(super) fn nats(
         login,
         tls,
     };
-    in_force(config, problems)
-}
-
-#[cfg(feature = "nats")]
-fn in_force(config: NatsConfig, _: &mut Problems) -> Option<TransportConfig> {
-    Some(TransportConfig::Nats(config))
-}
-
-#[cfg(not(feature = "nats"))]
-fn in_force(_: NatsConfig, problems: &mut Problems) -> Option<TransportConfig> {
-    problems.add_hint(
-        "transport.kind",
-        "is `nats`, but this build has no NATS",
-        "build it with the crate feature `nats`, which is on by default",
-    );
-    None
+    #[cfg(feature = "nats")]
+    return Some(TransportConfig::Nats(config));
+    #[cfg(not(feature = "nats"))]
+    {
+        drop(config);
+        problems.add_hint(
+            "transport.kind",
+            "is `nats`, but this build has no NATS",
+            "build it with the crate feature `nats`, which is on by default",
+        );
+        None
+    }
 }
 
 fn servers(servers: &[String], problems: &mut Problems) {

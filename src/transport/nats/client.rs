@@ -103,14 +103,12 @@ impl JetStream {
     /// What the absence of an answer means: forbidden, where the server just said so.
     pub(super) fn silence(&self, what: &str, error: &dyn std::error::Error) -> TransportError {
         let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match forbidden {
-            Some(forbidden) => TransportError::new(Kind::Rejected, format!("{what}: {forbidden}"))
-                .with_hint("the README lists the subjects that the user must be allowed"),
-            None => {
-                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                TransportError::new(Kind::Unavailable, format!("{what}: {error}{cause}"))
-            }
+        if let Some(forbidden) = forbidden {
+            return TransportError::new(Kind::Rejected, format!("{what}: {forbidden}"))
+                .with_hint("the README lists the subjects that the user must be allowed");
         }
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        TransportError::new(Kind::Unavailable, format!("{what}: {error}{cause}"))
     }
 
     fn no_jetstream(&self) -> TransportError {

@@ -269,9 +269,8 @@ impl Nats {
         let read =
             read::read(js, &stream, name, &filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                match of_scope(prefix, scope, name, &message.subject, sequence, found)? {
-                    Some(record) => ledger.apply_at(&record.key(), &record.statement, sequence),
-                    None => debug!(subject = message.subject.as_str(), sequence, "not of this scope"),
+                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)? {
+                    ledger.apply_at(&record.key(), &record.statement, sequence);
                 }
                 Ok(())
             });
@@ -306,7 +305,9 @@ impl Nats {
             })
             .await?;
             records.sort_by(|a, b| (a.period, &a.service, &a.group).cmp(&(b.period, &b.service, &b.group)));
-            records.iter().for_each(|record| each(&scope, &connection, Some(record)));
+            for record in &records {
+                each(&scope, &connection, Some(record));
+            }
         }
         Ok(())
     }
