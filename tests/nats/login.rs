@@ -6,7 +6,9 @@ use amazon_billing_source::{
     config::{NatsConfig, NatsLogin, NatsTls},
     transport::{Transport as _, TransportErrorKind, nats::Nats},
 };
+use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
 
 use crate::support::{Poller, Server, newest, records, second};
 
@@ -160,4 +162,69 @@ async fn a_server_without_tls_is_refused_where_it_is_required() {
         matches!(kind, TransportErrorKind::Rejected | TransportErrorKind::Unavailable),
         "{kind:?} {said}"
     );
+}
+
+/// A token of an operator's hierarchy, signed as `nsc` signs it.
+fn jwt(issuer: &nkeys::KeyPair, subject: &str, name: &str, nats: &Value) -> String {
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let claims = json!({
+        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject, "name": name, "nats": nats,
+    });
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let text = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    let signature = encode(&issuer.sign(text.as_bytes()).unwrap());
+    format!("{text}.{signature}")
+}
+
+#[tokio::test]
+async fn credentials_of_an_operators_account() {
+    let (operator, account, system) =
+        (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account(), nkeys::KeyPair::new_account());
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
+        "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let billing = json!({ "type": "account", "version": 2, "limits": limits });
+    let plain = json!({ "type": "account", "version": 2 });
+    let file = format!(
+        "operator: {}\nsystem_account: {1}\nresolver: MEMORY\nresolver_preload: {{ {1}: {2}, {3}: {4} }}\n",
+        jwt(
+            &operator,
+            &operator.public_key(),
+            "operator",
+            &json!({ "type": "operator", "version": 2, "system_account": system.public_key() })
+        ),
+        system.public_key(),
+        jwt(&operator, &system.public_key(), "system", &plain),
+        account.public_key(),
+        jwt(&operator, &account.public_key(), "billing", &billing),
+    );
+    let server = Server::with(newest(), &["-js"], &file);
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = |issuer: &nkeys::KeyPair, name: &str| {
+        let user = nkeys::KeyPair::new_user();
+        let claims = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
+        let token = jwt(issuer, &user.public_key(), name, &claims);
+        let path = dir.path().join(name);
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            user.seed().unwrap()
+        );
+        fs::write(&path, text).unwrap();
+        NatsLogin::Credentials(path)
+    };
+    works(NatsConfig { login: credentials(&account, "right"), ..server.config() }).await;
+    // A user of an account the operator never signed.
+    let stranger = credentials(&nkeys::KeyPair::new_account(), "wrong");
+    let (kind, said) = refused(NatsConfig { login: stranger, ..server.config() }).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+    // An account without JetStream.
+    let (kind, said) = refused(NatsConfig { login: credentials(&system, "system"), ..server.config() }).await;
+    assert_ne!(kind, TransportErrorKind::Conflict, "{said}");
+    let broken = dir.path().join("broken");
+    fs::write(&broken, "hello").unwrap();
+    let (kind, said) = refused(NatsConfig { login: NatsLogin::Credentials(broken), ..server.config() }).await;
+    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
+    assert!(said.contains("could not read the credentials"), "{said}");
 }
