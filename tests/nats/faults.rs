@@ -270,3 +270,49 @@ async fn a_full_stream_is_the_outputs_trouble_and_nothing_is_lost() {
     assert_eq!(poller.poll(&records(10, 100), second(2)).await, 5);
     assert_eq!(judge(&consume(&server).await).0, Violations::default());
 }
+
+/// A service waits for its output, asks AWS nothing meanwhile, and goes on by itself.
+#[tokio::test]
+async fn a_service_waits_for_the_server_and_survives_its_restarts() {
+    let mut server = Server::start(newest());
+    let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("billing.toml");
+    let text = format!(
+        "poll.interval = \"1s\"\n[[connections]]\nname = \"main\"\naccount_id = \"111122223333\"\n\
+         endpoint_url = \"{}\"\n\
+         credentials = {{ kind = \"keys\", access_key_id = \"AKIA\", secret_access_key = \"s\" }}\n\
+         [budget]\nrequests_per_day = 0\n[admin]\nlisten = \"\"\n[transport]\nkind = \"nats\"\n[nats]\n\
+         servers = [\"{}\"]\nstream = \"BILLING\"\nsubject_prefix = \"aws.cost\"\ntimeout = \"1s\"\n\
+         create_stream = true\n",
+        simulator.url(),
+        server.url()
+    );
+    fs::write(&file, text).unwrap();
+    server.kill();
+    let mut service = tokio::process::Command::new(env!("CARGO_BIN_EXE_amazon-billing-source"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(simulator.bill().chargeable, 0, "nothing is paid while the output is down");
+    for restart in 1..=3 {
+        server.restart();
+        let paid = simulator.bill().chargeable;
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while simulator.bill().chargeable < paid + 2 {
+            assert!(std::time::Instant::now() < deadline, "no poll after restart {restart}");
+            assert!(service.try_wait().unwrap().is_none(), "the service ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if restart < 3 {
+            server.kill();
+        }
+    }
+    let seen = consume(&server).await;
+    assert!(seen.len() > 100);
+    assert_eq!(judge(&seen).0, Violations::default());
+}

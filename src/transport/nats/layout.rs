@@ -113,6 +113,7 @@ pub(super) fn not_echoed(wanted: &Value, got: &Value) -> Vec<String> {
 pub(super) fn judge(config: &NatsConfig, got: &Value, clustered: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |fatal: bool, fix: &str, text: String| {
+        let text = format!("stream `{}`: {text}", config.stream);
         findings.push(Finding { fatal, text, fix: fix.to_owned() });
     };
     let number = |name: &str| got[name].as_i64().unwrap_or(0);
@@ -188,6 +189,25 @@ pub(super) fn judge(config: &NatsConfig, got: &Value, clustered: bool) -> Vec<Fi
     findings
 }
 
+/// Judges the bucket likewise. Nothing about it is fatal: the events do not depend on it.
+pub(super) fn judge_bucket(config: &NatsConfig, got: &Value) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |text: String| findings.push(Finding { fatal: false, text, fix: String::new() });
+    let age = Duration::from_nanos(got["max_age"].as_u64().unwrap_or(0));
+    let bucket = &config.bucket;
+    if !age.is_zero() {
+        find(format!(
+            "bucket `{bucket}` forgets after {} seconds when polls were made and what was spent: `nats kv edit \
+             {bucket} --ttl=0`",
+            age.as_secs()
+        ));
+    }
+    if got["storage"] == "memory" {
+        find(format!("bucket `{bucket}` lies in memory: a restart of the servers forgets what was spent"));
+    }
+    findings
+}
+
 /// The fatal ones as an error.
 pub(super) fn fatal(config: &NatsConfig, findings: &[Finding]) -> Result<(), TransportError> {
     let fatal: Vec<_> =
@@ -195,7 +215,7 @@ pub(super) fn fatal(config: &NatsConfig, findings: &[Finding]) -> Result<(), Tra
     if fatal.is_empty() {
         return Ok(());
     }
-    let what = format!("stream `{}` cannot hold the state: {}", config.stream, fatal.join("; "));
+    let what = format!("the state cannot be held: {}", fatal.join("; "));
     let error = TransportError::new(Kind::LayoutChanged, what);
     Err(match edit_command(config, findings) {
         Some(command) => error.with_hint(command),
@@ -269,14 +289,14 @@ mod tests {
         let findings = judge(&config(), &got, true);
         let lines: Vec<_> = findings.iter().map(|f| format!("{}: {} [{}]", f.fatal, f.text, f.fix)).collect();
         insta::assert_snapshot!(lines.join("\n"), @"
-        true: it does not take the subjects `amazon.billing.>` [--subjects 'orders.>,amazon.billing.>']
-        true: its retention is `workqueue`: consumers would take the state away []
-        true: it does not acknowledge: nothing could be proven [--ack]
-        true: it forgets messages after 168 hours, but figures are compared for 62 days: what is forgotten would be published anew [--max-age=0]
-        false: it keeps one message a subject: the state is safe, but consumers that are behind never see the revisions between, and there is nothing to replay [--max-msgs-per-subject=-1]
-        false: its storage is memory: a restart of the servers publishes everything anew []
-        false: its `max_bytes` is 1000000: once full it forgets the oldest state, which is published anew [--max-bytes=-1]
-        false: it has 1 replica in a cluster: one lost server loses it [--replicas 3]
+        true: stream `BILLING`: it does not take the subjects `amazon.billing.>` [--subjects 'orders.>,amazon.billing.>']
+        true: stream `BILLING`: its retention is `workqueue`: consumers would take the state away []
+        true: stream `BILLING`: it does not acknowledge: nothing could be proven [--ack]
+        true: stream `BILLING`: it forgets messages after 168 hours, but figures are compared for 62 days: what is forgotten would be published anew [--max-age=0]
+        false: stream `BILLING`: it keeps one message a subject: the state is safe, but consumers that are behind never see the revisions between, and there is nothing to replay [--max-msgs-per-subject=-1]
+        false: stream `BILLING`: its storage is memory: a restart of the servers publishes everything anew []
+        false: stream `BILLING`: its `max_bytes` is 1000000: once full it forgets the oldest state, which is published anew [--max-bytes=-1]
+        false: stream `BILLING`: it has 1 replica in a cluster: one lost server loses it [--replicas 3]
         ");
         let command = edit_command(&config(), &findings).unwrap();
         assert_eq!(

@@ -26,7 +26,10 @@ mod subject;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_nats::{HeaderMap, jetstream::ErrorCode};
@@ -56,6 +59,8 @@ pub struct Nats {
     config: NatsConfig,
     js: OnceCell<JetStream>,
     scopes: Mutex<HashMap<String, Known>>,
+    /// Whether what is doubtful about stream and bucket was said.
+    warned: AtomicBool,
     compare_and_set: bool,
 }
 
@@ -90,7 +95,13 @@ struct BucketValue {
 impl Nats {
     /// Nothing is reached yet: a server that is down is found by the first call.
     pub fn new(config: NatsConfig) -> Self {
-        Self { config, js: OnceCell::new(), scopes: Mutex::default(), compare_and_set: true }
+        Self {
+            config,
+            js: OnceCell::new(),
+            scopes: Mutex::default(),
+            warned: AtomicBool::new(false),
+            compare_and_set: true,
+        }
     }
 
     /// The negative control of the tests: message ids alone, no compare-and-set.
@@ -112,17 +123,26 @@ impl Nats {
         self.scopes().get(scope).cloned()
     }
 
-    /// The stream's information, once it can hold the state; created where that is asked for.
+    /// The stream's information, once it and the bucket can hold the state; both are created where
+    /// that is asked for. What is doubtful about them is said once.
     async fn stream(&self, js: &JetStream) -> Result<Value, TransportError> {
-        let wanted = layout::stream(&self.config);
-        let info = self.ensure(js, &wanted, || layout::stream_command(&self.config)).await?;
-        layout::fatal(&self.config, &layout::judge(&self.config, &info["config"], false))?;
+        let info = self.ensure(js, &layout::stream(&self.config), layout::stream_command).await?;
+        let bucket = self.ensure(js, &layout::bucket(&self.config), layout::bucket_command).await?;
+        let findings = self.findings(js, &info, &bucket);
+        layout::fatal(&self.config, &findings)?;
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            for finding in findings {
+                warn!(hint = "`check --connect` prints the command that puts it right", "{}", finding.text);
+            }
+        }
         Ok(info)
     }
 
-    async fn bucket(&self, js: &JetStream) -> Result<Value, TransportError> {
-        let wanted = layout::bucket(&self.config);
-        self.ensure(js, &wanted, || layout::bucket_command(&self.config)).await
+    fn findings(&self, js: &JetStream, stream: &Value, bucket: &Value) -> Vec<layout::Finding> {
+        let clustered = js.client.server_info().cluster.is_some();
+        let mut findings = layout::judge(&self.config, &stream["config"], clustered);
+        findings.extend(layout::judge_bucket(&self.config, &bucket["config"]));
+        findings
     }
 
     /// A stream's information; a missing one is created or refused with the command that does it.
@@ -130,7 +150,7 @@ impl Nats {
         &self,
         js: &JetStream,
         wanted: &Value,
-        command: impl Fn() -> String + Send,
+        command: fn(&NatsConfig) -> String,
     ) -> Result<Value, TransportError> {
         let name = wanted["name"].as_str().unwrap_or_default();
         let error = match js.request(&format!("STREAM.INFO.{name}"), &json!({})).await {
@@ -143,7 +163,10 @@ impl Nats {
         }
         if !self.config.create_stream {
             let what = format!("there is no stream `{name}`");
-            let hint = format!("create it with `{}`, or set `create_stream = true` in `[nats]`", command());
+            let hint = format!(
+                "create it with `{}`, or set `create_stream = true` in `[nats]`",
+                command(&self.config)
+            );
             return Err(TransportError::new(Kind::Rejected, what).with_hint(hint));
         }
         match js.request(&format!("STREAM.CREATE.{name}"), wanted).await {
@@ -168,8 +191,24 @@ impl Nats {
                 TransportError::new(Kind::Unavailable, format!("stream `{name}` was just created otherwise")),
             ),
             Err(Failure::Refused(error)) => {
-                Err(refusal(&format!("could not create stream `{name}`"), &error).with_hint(command()))
+                Err(refusal(&format!("could not create stream `{name}`"), &error)
+                    .with_hint(command(&self.config)))
             }
+        }
+    }
+
+    /// A stream's information for a check, which creates nothing; `None` where `run` will.
+    async fn existing(&self, js: &JetStream, name: &str) -> Result<Option<Value>, TransportError> {
+        match js.request(&format!("STREAM.INFO.{name}"), &json!({})).await {
+            Ok(info) => Ok(Some(info)),
+            Err(Failure::Refused(error))
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND && self.config.create_stream =>
+            {
+                Ok(None)
+            }
+            Err(Failure::Silent(error)) => Err(error),
+            // Says what to type.
+            Err(Failure::Refused(_)) => self.stream(js).await.map(|_| None),
         }
     }
 
@@ -329,7 +368,6 @@ impl Transport for Nats {
     async fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
         let js = self.js().await?;
         let facts = stream_facts(&self.stream(js).await?);
-        self.bucket(js).await?;
         let (revision, value, state) = self.connection(js, scope).await?;
         if let Some(end) = ledger.recovered_to() {
             let known = self.known(scope).unwrap_or_default();
@@ -408,18 +446,26 @@ impl Transport for Nats {
         let js = self.js().await?;
         let server = js.client.server_info();
         let mut facts = vec![format!("NATS server `{}` has version {}", server.server_name, server.version)];
-        let info = self.stream(js).await?;
+        let (Some(info), Some(bucket)) = (
+            self.existing(js, &self.config.stream).await?,
+            self.existing(js, &layout::bucket_stream(&self.config.bucket)).await?,
+        ) else {
+            facts.push(format!(
+                "stream `{}` and bucket `{}` do not both exist yet; the first `run` creates what is missing",
+                self.config.stream, self.config.bucket
+            ));
+            return Ok(facts);
+        };
+        let findings = self.findings(js, &info, &bucket);
+        layout::fatal(&self.config, &findings)?;
         let got = &info["config"];
-        let findings = layout::judge(&self.config, got, server.cluster.is_some());
         facts.push(format!(
             "stream `{}` takes `{}.>`, {} messages, {} replicas",
             self.config.stream, self.config.subject_prefix, info["state"]["messages"], got["num_replicas"]
         ));
-        facts
-            .extend(findings.iter().map(|f| format!("warning: stream `{}`: {}", self.config.stream, f.text)));
-        facts.extend(
-            layout::edit_command(&self.config, &findings).map(|c| format!("warning: to put it right: {c}")),
-        );
+        facts.extend(findings.iter().map(|finding| format!("warning: {}", finding.text)));
+        let command = layout::edit_command(&self.config, &findings);
+        facts.extend(command.map(|command| format!("warning: to put it right: {command}")));
         if got["num_replicas"] == 1 {
             facts.push(
                 "a single server writes to disk every two minutes unless `sync_interval: always` stands in its \
@@ -427,7 +473,6 @@ impl Transport for Nats {
                     .to_owned(),
             );
         }
-        self.bucket(js).await?;
         let connections = self.connections().await?.len();
         facts.push(format!("bucket `{}` holds {connections} connections", self.config.bucket));
         self.may_publish(js).await?;
