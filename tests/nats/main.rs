@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails is the test")]
 
 mod claims;
+mod cluster;
 mod faults;
 mod login;
 mod publish;

@@ -21,24 +21,24 @@ fn cents(key: u64, millis: u64) -> i64 {
     i64::try_from(100 + (step * (key % 5 + 1)) % 3).unwrap()
 }
 
-fn answer(at: Timestamp) -> Vec<CostRecord> {
+pub(crate) fn answer(at: Timestamp) -> Vec<CostRecord> {
     let millis = u64::try_from(at.as_millisecond()).unwrap();
     (0..KEYS).map(|key| record("2026-11-21", &format!("Service {key:05}"), cents(key, millis))).collect()
 }
 
 /// AWS's clock; its `Date` has whole seconds.
 #[expect(clippy::disallowed_methods, reason = "publishers in several processes need one clock")]
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
-fn whole(at: Timestamp) -> Timestamp {
+pub(crate) fn whole(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap()
 }
 
 const JOB: &str = "BILLING_SOURCE_TEST_PUBLISHER";
 
-/// What a publisher is told: the port, then words.
+/// What a publisher is told: the ports, then words.
 fn job() -> Option<String> {
     std::env::vars().find(|(name, _)| name == JOB).map(|(_, job)| job)
 }
@@ -48,10 +48,12 @@ fn job() -> Option<String> {
 async fn publisher() {
     let Some(job) = job() else { return };
     let mut words = job.split(' ');
-    let server = format!("nats://127.0.0.1:{}", words.next().unwrap());
+    let ports = words.next().unwrap().split(',');
+    let servers = ports.map(|port| format!("nats://127.0.0.1:{port}")).collect();
     let words: Vec<_> = words.collect();
     let mut config = crate::support::any_config();
-    config.servers = vec![server];
+    config.servers = servers;
+    config.create_stream = false;
     let mut nats = amazon_billing_source::transport::nats::Nats::new(config);
     if words.contains(&"ids-only") {
         nats = nats.without_compare_and_set();
@@ -86,13 +88,14 @@ async fn publisher() {
     }
 }
 
-struct Publisher(Child);
+pub(crate) struct Publisher(Child);
 
 impl Publisher {
-    fn start(server: &Server, words: &str) -> Self {
+    pub(crate) fn start(ports: &[u16], words: &str) -> Self {
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "soak::publisher", "--nocapture", "--test-threads", "1"])
-            .env(JOB, format!("{} {words}", server.port))
+            .env(JOB, format!("{} {words}", ports.join(",")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -123,7 +126,7 @@ async fn soak(
     // The stream is there before anybody publishes to it.
     let mut last = Poller::new(server.transport());
     last.poll(&answer(now()), whole(now())).await;
-    let mut running: Vec<_> = (0..publishers).map(|_| Publisher::start(&server, words)).collect();
+    let mut running: Vec<_> = (0..publishers).map(|_| Publisher::start(&[server.port], words)).collect();
     let started = Instant::now();
     let server_every = kills.checked_div(server_kills).unwrap_or(usize::MAX);
     for kill in 0..kills {
@@ -134,7 +137,7 @@ async fn soak(
             server.kill();
             server.restart();
         }
-        running.push(Publisher::start(&server, words));
+        running.push(Publisher::start(&[server.port], words));
     }
     let seconds = started.elapsed().as_secs();
     running.clear();

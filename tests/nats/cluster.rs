@@ -1,0 +1,132 @@
+//! Three nodes and a stream of three replicas: leaders that change, servers that are killed.
+
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use amazon_billing_source::{
+    config::NatsConfig,
+    transport::{Transport as _, nats::Nats},
+};
+use async_nats::jetstream;
+
+use crate::{
+    soak::{Publisher, answer, now, whole},
+    support::{
+        Poller, Server, Violations, any_config, consume, judge, newest, pause, records, second, versions,
+    },
+};
+
+struct Cluster {
+    nodes: Vec<Server>,
+}
+
+impl Cluster {
+    fn start(version: &'static str) -> Self {
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        drop(listeners);
+        let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let node = |(number, port): (usize, &u16)| {
+            let file = format!(
+                "server_name: n{number}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
+                routes.join(", ")
+            );
+            Server::with(version, &["-js"], &file)
+        };
+        Self { nodes: ports.iter().enumerate().map(node).collect() }
+    }
+
+    fn config(&self) -> NatsConfig {
+        let servers = self.nodes.iter().map(Server::url).collect();
+        NatsConfig { servers, replicas: 3, timeout: Duration::from_secs(3), ..any_config() }
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
+    /// Polls as soon as the cluster lets it.
+    async fn poll(&self, records: &[amazon_billing_source::cost::CostRecord], at: jiff::Timestamp) -> usize {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        let mut poller = Poller::new(Nats::new(self.config()));
+        loop {
+            match poller.attempt(records, at).await {
+                Ok(deliveries) => return deliveries.len(),
+                Err(error) => assert!(Instant::now() < deadline, "{:?} {error}", error.kind),
+            }
+            poller.ledger.clear();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_steps_down_under_way_loses_nothing() {
+    let cluster = Cluster::start(newest());
+    assert_eq!(cluster.poll(&records(10, 100), second(0)).await, 10);
+    let mut poller = Poller::new(Nats::new(cluster.config()));
+    let facts = poller.nats.check().await.unwrap();
+    assert!(facts.iter().any(|fact| fact.contains("3 replicas")), "{facts:?}");
+    assert!(!facts.iter().any(|fact| fact.starts_with("warning")), "{facts:?}");
+    let js: jetstream::Context = cluster.nodes[0].jetstream().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let unrest = async {
+        let mut changes = 0;
+        while !stop.is_cancelled() {
+            let asked: Result<serde_json::Value, _> =
+                js.request("STREAM.LEADER.STEPDOWN.BILLING", &serde_json::json!({})).await;
+            changes += usize::from(asked.is_ok());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        changes
+    };
+    let polls = async {
+        for round in 1..=12 {
+            poller.poll(&records(1000, 100 + round), second(round)).await;
+        }
+        stop.cancel();
+    };
+    let (changes, ()) = tokio::join!(unrest, polls);
+    assert!(changes > 0);
+    assert_eq!(cluster.poll(&records(1000, 112), second(100)).await, 0);
+    let seen = consume(&cluster.nodes[0]).await;
+    assert_eq!(judge(&seen).0, Violations::default());
+    assert_eq!(seen.len(), 10 + 12 * 1000, "{changes} changes of the leader");
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "what was measured, for who runs it")]
+async fn publishers_and_nodes_killed() {
+    for version in [versions()[0], newest()] {
+        let mut cluster = Cluster::start(version);
+        cluster.poll(&answer(now()), whole(now())).await;
+        let ports = cluster.ports();
+        let mut running: Vec<_> = (0..3).map(|_| Publisher::start(&ports, "slow")).collect();
+        for kill in 0..16_usize {
+            tokio::task::spawn_blocking(move || pause(Duration::from_millis(500 + 97 * (kill as u64 % 7))))
+                .await
+                .unwrap();
+            running.remove(0);
+            running.push(Publisher::start(&ports, "slow"));
+            if kill % 4 == 1 {
+                cluster.nodes[kill % 3].kill();
+            } else if kill % 4 == 3 {
+                cluster.nodes[(kill - 2) % 3].restart();
+            }
+        }
+        running.clear();
+        let at = now();
+        let later = jiff::Timestamp::from_second(at.as_second() + 1).unwrap();
+        cluster.poll(&answer(at), later).await;
+        let seen = consume(&cluster.nodes[0]).await;
+        let (violations, _) = judge(&seen);
+        println!(
+            "{version}: three nodes, 16 kills of publishers, 4 of nodes: {} events, {violations:?}",
+            seen.len()
+        );
+        assert_eq!(violations, Violations::default(), "{version}");
+        assert!(seen.len() > 400, "{}", seen.len());
+    }
+}
