@@ -114,7 +114,12 @@ impl<T: Transport> Work<'_, T> {
         let mut announced = None;
         while !self.shared.shutdown.is_cancelled() {
             let result: Result<Timestamp, TransportError> = async {
-                let state = self.context.transport.recover(&scope, &mut self.ledger).await?;
+                let peeked = self.context.transport.peek(&scope).await?;
+                let lets_go = peeked.is_some();
+                let state = match peeked {
+                    Some(state) => state,
+                    None => self.context.transport.recover(&scope, &mut self.ledger).await?,
+                };
                 self.tell(&state);
                 let now = self.shared.world.clock.now();
                 let due_at = |granularity: &Granularity| {
@@ -125,6 +130,9 @@ impl<T: Transport> Work<'_, T> {
                 let due: Vec<Granularity> =
                     all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)).copied().collect();
                 if due.is_empty() {
+                    if lets_go {
+                        self.ledger.clear();
+                    }
                     return Ok(all.iter().filter_map(due_at).min().unwrap_or(now));
                 }
                 let Some(report) = self.cycle(&due, When::Due).await? else { return Ok(now) };

@@ -34,6 +34,19 @@ pub trait Transport: Send + Sync + 'static {
         ledger: &mut Ledger,
     ) -> impl Future<Output = Result<ConnectionState, TransportError>> + Send;
 
+    /// The connection's own state alone, where it can be had without the keys: then these are loaded
+    /// for a poll and let go after it, and memory follows the polls at work. `None` where only
+    /// [`Transport::recover`] can tell.
+    ///
+    /// # Errors
+    /// As [`Transport::recover`].
+    fn peek(
+        &self,
+        _scope: &str,
+    ) -> impl Future<Output = Result<Option<ConnectionState>, TransportError>> + Send {
+        async { Ok(None) }
+    }
+
     /// Makes a batch durable: events, the state of their keys, and the connection's state move
     /// together. A batch without events writes the connection's state alone: a claim, a count.
     /// Returns one delivery per event, in order.

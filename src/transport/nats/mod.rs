@@ -394,6 +394,13 @@ impl Transport for Nats {
         Ok(state)
     }
 
+    async fn peek(&self, scope: &str) -> Result<Option<ConnectionState>, TransportError> {
+        let js = self.js().await?;
+        self.stream(js).await?;
+        let (_, _, state) = self.connection(js, scope).await?;
+        Ok(Some(state))
+    }
+
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         let js = self.js().await?;
         let Some(known) = self.known(&batch.scope) else {
