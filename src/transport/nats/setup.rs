@@ -1,0 +1,180 @@
+//! Stream and bucket on the server: found, created where that is asked for, and looked at by a check.
+//!
+//! How they must be set is in `layout`.
+
+use std::sync::atomic::Ordering;
+
+use async_nats::jetstream::{ErrorCode, message::PublishMessage};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::{
+    Nats,
+    client::{self, Failure, JetStream, refusal},
+    layout,
+};
+use crate::{
+    config::NatsConfig,
+    transport::{TransportError, TransportErrorKind as Kind},
+};
+
+impl Nats {
+    /// The stream's information, once it and the bucket can hold the state; both are created where
+    /// that is asked for. What is doubtful about them is said once.
+    pub(super) async fn stream(&self, js: &JetStream) -> Result<Value, TransportError> {
+        let info = self.ensure(js, &layout::stream(&self.config), layout::stream_command).await?;
+        let bucket = self.ensure(js, &layout::bucket(&self.config), layout::bucket_command).await?;
+        let findings = self.findings(js, &info, &bucket);
+        layout::fatal(&self.config, &findings)?;
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            for finding in findings {
+                warn!(hint = "`check --connect` prints the command that puts it right", "{}", finding.text);
+            }
+        }
+        Ok(info)
+    }
+
+    fn findings(&self, js: &JetStream, stream: &Value, bucket: &Value) -> Vec<layout::Finding> {
+        let clustered = js.client.server_info().cluster.is_some();
+        let mut findings = layout::judge(&self.config, &stream["config"], clustered);
+        findings.extend(layout::judge_bucket(&self.config, &bucket["config"]));
+        findings
+    }
+
+    /// A stream's information; a missing one is created or refused with the command that does it.
+    async fn ensure(
+        &self,
+        js: &JetStream,
+        wanted: &Value,
+        command: fn(&NatsConfig) -> String,
+    ) -> Result<Value, TransportError> {
+        let name = wanted["name"].as_str().unwrap_or_default();
+        let error = match js.request(&format!("STREAM.INFO.{name}"), &json!({})).await {
+            Ok(info) => return Ok(info),
+            Err(Failure::Silent(error)) => return Err(error),
+            Err(Failure::Refused(error)) => error,
+        };
+        if error.error_code() != ErrorCode::STREAM_NOT_FOUND {
+            return Err(refusal(&format!("could not ask for stream `{name}`"), &error));
+        }
+        if !self.config.create_stream {
+            let what = format!("there is no stream `{name}`");
+            let hint = format!(
+                "create it with `{}`, or set `create_stream = true` in `[nats]`",
+                command(&self.config)
+            );
+            return Err(TransportError::new(Kind::Rejected, what).with_hint(hint));
+        }
+        match js.request(&format!("STREAM.CREATE.{name}"), wanted).await {
+            Ok(info) => {
+                let lacks = layout::not_echoed(wanted, &info["config"]);
+                if lacks.is_empty() {
+                    info!(stream = name, "created");
+                } else {
+                    warn!(stream = name, "created, but the server made it otherwise: {}", lacks.join("; "));
+                }
+                Ok(info)
+            }
+            Err(Failure::Silent(error)) => Err(error),
+            // 10065: its subjects belong to another stream. 10058: another process was faster.
+            Err(Failure::Refused(error)) if error.error_code() == ErrorCode(10065) => {
+                let owner = self.owner(js, wanted["subjects"][0].as_str().unwrap_or_default()).await;
+                let what = format!("could not create stream `{name}`: {error}{owner}");
+                Err(TransportError::new(Kind::Rejected, what)
+                    .with_hint("choose another `subject_prefix`, or publish to that stream with `stream`"))
+            }
+            Err(Failure::Refused(error)) if error.error_code() == ErrorCode(10058) => Err(
+                TransportError::new(Kind::Unavailable, format!("stream `{name}` was just created otherwise")),
+            ),
+            Err(Failure::Refused(error)) => {
+                Err(refusal(&format!("could not create stream `{name}`"), &error)
+                    .with_hint(command(&self.config)))
+            }
+        }
+    }
+
+    /// A stream's information for a check, which creates nothing; `None` where `run` will.
+    async fn existing(&self, js: &JetStream, name: &str) -> Result<Option<Value>, TransportError> {
+        match js.request(&format!("STREAM.INFO.{name}"), &json!({})).await {
+            Ok(info) => Ok(Some(info)),
+            Err(Failure::Refused(error))
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND && self.config.create_stream =>
+            {
+                Ok(None)
+            }
+            Err(Failure::Silent(error)) => Err(error),
+            // Says what to type.
+            Err(Failure::Refused(_)) => self.stream(js).await.map(|_| None),
+        }
+    }
+
+    /// Which stream has a subject, in words.
+    async fn owner(&self, js: &JetStream, subject: &str) -> String {
+        match js.request("STREAM.NAMES", &json!({ "subject": subject })).await {
+            Ok(answer) => match answer["streams"][0].as_str() {
+                Some(stream) => format!("; stream `{stream}` has `{subject}`"),
+                None => String::new(),
+            },
+            Err(_) => String::new(),
+        }
+    }
+
+    /// What [`Transport::check`] says.
+    pub(super) async fn look(&self) -> Result<Vec<String>, TransportError> {
+        let js = self.js().await?;
+        let server = js.client.server_info();
+        let mut facts = vec![format!("NATS server `{}` has version {}", server.server_name, server.version)];
+        let (Some(info), Some(bucket)) = (
+            self.existing(js, &self.config.stream).await?,
+            self.existing(js, &layout::bucket_stream(&self.config.bucket)).await?,
+        ) else {
+            facts.push(format!(
+                "stream `{}` and bucket `{}` do not both exist yet; the first `run` creates what is missing",
+                self.config.stream, self.config.bucket
+            ));
+            return Ok(facts);
+        };
+        let findings = self.findings(js, &info, &bucket);
+        layout::fatal(&self.config, &findings)?;
+        let got = &info["config"];
+        facts.push(format!(
+            "stream `{}` takes `{}.>`, {} messages, {} replicas",
+            self.config.stream, self.config.subject_prefix, info["state"]["messages"], got["num_replicas"]
+        ));
+        facts.extend(findings.iter().map(|finding| format!("warning: {}", finding.text)));
+        let command = layout::edit_command(&self.config, &findings);
+        facts.extend(command.map(|command| format!("warning: to put it right: {command}")));
+        if got["num_replicas"] == 1 {
+            facts.push(
+                "a single server writes to disk every two minutes unless `sync_interval: always` stands in its \
+                 `jetstream` block; what a power failure takes is published again by the next poll"
+                    .to_owned(),
+            );
+        }
+        let connections = self.every_connection().await?.len();
+        facts.push(format!("bucket `{}` holds {connections} connections", self.config.bucket));
+        self.may_publish(js).await?;
+        facts.push(format!("the user may publish to `{}.>`", self.config.subject_prefix));
+        Ok(facts)
+    }
+
+    /// Publishes what the stream must refuse, as it expects another stream: nothing is stored, and
+    /// an answer at all shows that the user may.
+    async fn may_publish(&self, js: &JetStream) -> Result<(), TransportError> {
+        let subject = format!("{}.check", self.config.subject_prefix);
+        let message = PublishMessage::build().expected_stream("nothing-is-stored-by-a-check");
+        let what = format!("could not publish to `{subject}`");
+        let error = match js.context.send_publish(subject, message).await {
+            Ok(acknowledgement) => acknowledgement.await.err(),
+            Err(error) => Some(error),
+        };
+        match error {
+            None => Ok(()),
+            Some(error) => match client::publish_refusal(&error) {
+                Some(refused) if refused.error_code() == ErrorCode::STREAM_NOT_MATCH => Ok(()),
+                Some(refused) => Err(refusal(&what, refused)),
+                None => Err(js.silence(&what, &error)),
+            },
+        }
+    }
+}
