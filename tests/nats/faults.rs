@@ -302,7 +302,7 @@ async fn a_service_waits_for_the_server_and_survives_its_restarts() {
     for restart in 1..=3 {
         server.restart();
         let paid = simulator.bill().chargeable;
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + Duration::from_mins(1);
         while simulator.bill().chargeable < paid + 2 {
             assert!(std::time::Instant::now() < deadline, "no poll after restart {restart}");
             assert!(service.try_wait().unwrap().is_none(), "the service ended");
