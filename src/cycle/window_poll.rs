@@ -362,13 +362,13 @@ fn classify_page<'p>(
 ) -> Result<Vec<Change<'p>>, FetchError> {
     let observed_at = page.observed_at;
     let mut changes = Vec::new();
-    let mut changed: HashMap<_, &CostRecord> = HashMap::new();
+    let mut by_key: HashMap<_, &CostRecord> = HashMap::new();
     for record in &page.records {
         let key = record.key();
         let row = ledger.find(&key);
         let previous = row.map(|row| ledger.get(row));
         let listed_before = !sightings.note(record.period, row);
-        let same = match changed.get(&(key.period, key.service, key.group)) {
+        let same = match by_key.get(&(key.period, key.service, key.group)) {
             Some(before) => Some(states_the_same(before, record)),
             None if listed_before => previous.map(|known| known.is_stated_by(record)),
             None => None,
@@ -384,7 +384,7 @@ fn classify_page<'p>(
                     ChangeKind::New => counts.new += 1,
                     ChangeKind::Revised | ChangeKind::Removed => counts.revised += 1,
                 }
-                changed.insert((key.period, key.service, key.group), record);
+                by_key.insert((key.period, key.service, key.group), record);
                 changes.push(Change::of_record(record, kind, observed_at, previous));
             }
             Verdict::Unchanged => counts.unchanged += 1,
