@@ -21,7 +21,7 @@ use amazon_billing_source::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, CredentialsConfig, PollConfig},
     cost::{CostMetric, Granularity, GroupBy},
-    cycle::{self, ClaimWatch, Context, WindowPoll},
+    cycle::{self, ClaimWatch, Context, When, WindowPoll},
     dedup::{ConnectionState, Ledger},
     event::{EventFactory, structured_json},
     poller::{CostExplorer, Page, Window},
@@ -199,7 +199,7 @@ impl Bench {
         let context = self.context();
         let mut poll = WindowPoll::new(&context, ledger, ConnectionState::default(), self.window);
         let taken = self.runtime.block_on(poll.take(&self.pages[version]));
-        assert!(taken.expect("memory takes everything"));
+        assert!(taken.expect("memory takes everything").is_continue());
     }
 
     /// What the program does when a poll is due and AWS has nothing new.
@@ -210,6 +210,7 @@ impl Bench {
             &mut self.quiet.borrow_mut(),
             &mut ClaimWatch::new(),
             &[Granularity::Daily],
+            When::Now,
             &CancellationToken::new(),
         ));
         let report = report.expect("memory takes everything");

@@ -41,12 +41,12 @@ impl Readiness {
         }
     }
 
-    /// Notes that a connection has begun to work, unless something is known to be wrong with it.
-    pub fn started(&self, connection: &str) {
+    /// Notes the health a connection begins with, unless something newer is known.
+    pub fn started(&self, connection: &str, health: Health) {
         if let Ok(mut connections) = self.0.lock() {
-            let health = connections.entry(connection.to_owned()).or_insert(Health::Starting);
-            if *health == Health::Starting {
-                *health = Health::Ready;
+            let known = connections.entry(connection.to_owned()).or_insert(Health::Starting);
+            if *known == Health::Starting {
+                *known = health;
             }
         }
     }

@@ -146,16 +146,14 @@ pub fn main() -> Exit {
     match cli.command {
         Command::Run { files, once } => run(&files, once),
         Command::Demo(args) => on_runtime(|shutdown| demo::run(args, shutdown)),
-        Command::Simulate(args) => on_runtime(|shutdown| async {
-            simulate::run(args, shutdown).await.map_or_else(
-                |error| {
-                    report(&format!("{error:#}"), None);
-                    Exit::Failed
-                },
-                |()| Exit::Done,
-            )
+        Command::Simulate(args) => on_runtime(|shutdown| simulate::run(args, shutdown)),
+        Command::Check(args) => on_runtime(|shutdown| async move {
+            // It holds nothing that would have to be drained.
+            tokio::select! {
+                exit = check::run(args) => exit,
+                () = shutdown.cancelled() => Exit::Failed,
+            }
         }),
-        Command::Check(args) => on_runtime(|_| check::run(args)),
         Command::Plan(args) => on_runtime(|_| async move { plan::run(&args).await }),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),

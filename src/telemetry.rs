@@ -36,13 +36,14 @@ pub enum LogFormat {
 }
 
 /// Sends logs to stderr, filtered by a directive such as `info` or `amazon_billing_source=trace`.
-/// The SDK's own request logs can name headers, so without a directive of their own they stay off.
+/// The SDK's own logs hold whole answers, and those may quote signed headers: without a directive of
+/// their own, such as `aws_smithy_runtime=trace`, they stay off.
 ///
 /// # Errors
 /// When the directive cannot be read. A second call in one process changes nothing.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::builder()
-        .parse(filter)
+        .parse(format!("aws_=error,{filter}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

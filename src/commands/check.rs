@@ -9,11 +9,11 @@ use crate::{
     cost::Granularity,
     exit::{Exit, report},
     poller::{CostExplorer, FetchError, Window, http_client},
-    transport::{Transport as _, TransportErrorKind, local::Local},
+    transport::{TransportErrorKind, local::Local},
 };
 
 #[cfg(feature = "kafka")]
-use crate::transport::kafka::Kafka;
+use crate::transport::{Transport as _, kafka::Kafka};
 
 /// How deep to look.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,13 +57,7 @@ fn summary(loaded: &Loaded) -> String {
 
 async fn output(config: &Config) -> Exit {
     let result = match &config.transport {
-        TransportConfig::Local(local) => match Local::connect(local) {
-            Ok(transport) => transport.check().await,
-            Err(error) if error.kind == TransportErrorKind::InUse => {
-                return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
-            }
-            Err(error) => Err(error),
-        },
+        TransportConfig::Local(local) => Local::examine(local).await,
         #[cfg(feature = "kafka")]
         TransportConfig::Kafka(kafka) => match Kafka::connect(kafka) {
             Ok(transport) => transport.check().await,
@@ -74,6 +68,9 @@ async fn output(config: &Config) -> Exit {
     };
     match result {
         Ok(facts) => facts.iter().map(|fact| say("ok", fact)).max().unwrap_or(Exit::Done),
+        Err(error) if error.kind == TransportErrorKind::InUse => {
+            say("skipped", &format!("{error}; if that is `run`, the output is fine"))
+        }
         Err(error) => {
             report(&error, error.hint.as_deref());
             Exit::from(&error)
@@ -83,7 +80,7 @@ async fn output(config: &Config) -> Exit {
 
 async fn connections(config: &Config, query: bool) -> Exit {
     let http = http_client();
-    let mut exit = Exit::Done;
+    let (mut exit, mut unreachable) = (Exit::Done, 0);
     let mut known: Vec<(String, &ConnectionConfig)> = Vec::new();
     for connection in &config.connections {
         let name = &connection.name;
@@ -95,7 +92,8 @@ async fn connections(config: &Config, query: bool) -> Exit {
         let (aws, account) = match checked.await {
             Ok(checked) => checked,
             Err(error) => {
-                exit = exit.max(failed(&error));
+                unreachable += usize::from(Exit::from(&error) == Exit::Unavailable);
+                exit = exit.max(failed(&error).min(Exit::Failed));
                 continue;
             }
         };
@@ -128,6 +126,10 @@ async fn connections(config: &Config, query: bool) -> Exit {
                 exit = exit.max(ask(config, name, &aws, *granularity).await);
             }
         }
+    }
+    // As with `run --once`: one account out of reach is a failure, all of them are AWS.
+    if unreachable == config.connections.len() {
+        exit = exit.max(Exit::Unavailable);
     }
     if !query {
         let note = "Cost Explorer was not queried; each request costs $0.01, add `--query` to send one per \

@@ -2,7 +2,7 @@
 //!
 //! It needs no network and sends nothing. Prices are whole cents: AWS takes $0.01 a request.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, time::Duration};
 
 use serde_json::json;
 
@@ -46,13 +46,14 @@ pub async fn run(args: &PlanArgs) -> Exit {
     print(&if args.actual { actual(&states, json) } else { planned(&loaded.config, &states, json) })
 }
 
-/// The connections' states by name; none where nothing was published yet.
-async fn states(config: &Config, needed: bool) -> Result<BTreeMap<String, ConnectionState>, Exit> {
-    let mut states = BTreeMap::new();
+/// Every connection the state knows, also those that are configured no more; none where nothing was
+/// published yet.
+async fn states(config: &Config, needed: bool) -> Result<Vec<ConnectionState>, Exit> {
+    let mut states = Vec::new();
     let read = match &config.transport {
         TransportConfig::Local(local) => read_state(&local.state, |_, connection, record| {
             if record.is_none() {
-                states.insert(connection.name.clone(), connection.clone());
+                states.push(connection.clone());
             }
         }),
         // A plan needs no network.
@@ -60,7 +61,7 @@ async fn states(config: &Config, needed: bool) -> Result<BTreeMap<String, Connec
         #[cfg(feature = "kafka")]
         TransportConfig::Kafka(kafka) => match connections(kafka).await {
             Ok(connections) => {
-                states.extend(connections.into_iter().map(|(_, state)| (state.name.clone(), state)));
+                states.extend(connections.into_iter().map(|(_, state)| state));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -86,12 +87,12 @@ async fn connections(
     crate::transport::kafka::Kafka::connect(config)?.connections().await
 }
 
-fn planned(config: &Config, states: &BTreeMap<String, ConnectionState>, json: bool) -> String {
+fn planned(config: &Config, states: &[ConnectionState], json: bool) -> String {
     let mut rows = Vec::new();
     let (mut day, mut month) = (0, 0);
     for connection in &config.connections {
         for granularity in &connection.granularity {
-            let pages = pages(states.get(&connection.name), *granularity);
+            let pages = pages(states, &connection.name, *granularity);
             let requests = [1, 30].map(|days| polls(config.poll.interval, days) * u64::from(pages));
             day += requests[0];
             month += requests[1];
@@ -129,19 +130,20 @@ fn planned(config: &Config, states: &BTreeMap<String, ConnectionState>, json: bo
     text.push(format!("{:<width$}  {:<11}  {:>10}  {day:>12}  {month:>14}  {price:>10}", "all", "", ""));
     if let Some(cap) = cap {
         let most = dollars(cap * 30);
-        text.push(format!("\n`budget.requests_per_day` is {cap}: at most {most} a month, whatever happens"));
+        text.push(format!("\n`budget.requests_per_day` is {cap}: no more than {most} in 30 days"));
     }
     text.join("\n") + "\n"
 }
 
-fn actual(states: &BTreeMap<String, ConnectionState>, json: bool) -> String {
+fn actual(states: &[ConnectionState], json: bool) -> String {
     let now = Clock::system().now();
-    let width = states.keys().map(String::len).max().unwrap_or(0).max("connection".len());
+    let width = states.iter().map(|state| state.name.len()).max().unwrap_or(0).max("connection".len());
     let mut text = String::new();
     if !json {
         text = format!("{:<width$}  {:>12}  {:>12}  {:>12}\n", "connection", "today", "this month", "ever");
     }
-    for (name, state) in states {
+    for state in states {
+        let name = &state.name;
         let (today, month) = state.spent.at(now);
         let (today, month, total) = (u64::from(today), u64::from(month), state.spent.total);
         let line = if json {
@@ -162,9 +164,11 @@ fn actual(states: &BTreeMap<String, ConnectionState>, json: bool) -> String {
     text
 }
 
-/// The pages the last complete poll had; one before the first.
-fn pages(state: Option<&ConnectionState>, granularity: Granularity) -> u32 {
-    state.map_or(1, |state| state.poll(granularity).pages.max(1))
+/// The pages the last complete poll had; one before the first. What was asked for under the same
+/// name before, with another filter or grouping, is no better guess than the largest.
+fn pages(states: &[ConnectionState], name: &str, granularity: Granularity) -> u32 {
+    let named = states.iter().filter(|state| state.name == name);
+    named.map(|state| state.poll(granularity).pages).max().unwrap_or(1).max(1)
 }
 
 /// How many polls begin in so many days, rounded up.

@@ -8,13 +8,16 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::print;
 use crate::{
     clock::Clock,
+    exit::{Exit, report},
     simulator::{DEFAULT_PAGE_SIZE, Options, Recorded, SCENARIOS, Scenario, Simulator},
 };
 
@@ -37,7 +40,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5055")]
     pub listen: SocketAddr,
     /// What kind of account to simulate; see --list-scenarios
-    #[arg(long, value_name = "NAME", default_value = "company")]
+    #[arg(long, value_name = "NAME", default_value = "company", hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(SCENARIOS.map(|scenario| scenario.name)))]
     pub scenario: String,
     /// The invented charges are a function of this number; the same number, the same bill
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -75,25 +79,38 @@ impl SimulateArgs {
 }
 
 /// Serves until the token is cancelled, then reports the bill.
-///
-/// # Errors
-/// When the scenario is unknown, the recordings cannot be served, the address cannot be bound, or
-/// stdout cannot be written to.
-pub async fn run(args: SimulateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: SimulateArgs, shutdown: CancellationToken) -> Exit {
     if args.list_scenarios {
-        let mut stdout = io::stdout().lock();
-        for scenario in SCENARIOS {
-            writeln!(stdout, "{:<16} {}", scenario.name, scenario.about)
-                .context("could not write to stdout")?;
-        }
-        return stdout.flush().context("could not write to stdout");
+        return print(
+            &SCENARIOS.map(|scenario| format!("{:<16} {}\n", scenario.name, scenario.about)).concat(),
+        );
     }
-    let Some(scenario) = Scenario::from_name(&args.scenario) else {
-        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-        bail!("there is no scenario `{}`; there are {}", args.scenario, names.join(", "));
+    let recorded = match args.recorded.as_deref().map(Recorded::load).transpose() {
+        Ok(recorded) => recorded,
+        Err(error) => {
+            report(
+                &error,
+                Some("give a file, or a folder with files, of `aws ce get-cost-and-usage` output"),
+            );
+            return Exit::Config;
+        }
     };
+    match serve(args, recorded, shutdown).await {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            report(&format!("{error:#}"), None);
+            Exit::Failed
+        }
+    }
+}
+
+async fn serve(
+    args: SimulateArgs,
+    recorded: Option<Recorded>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let scenario = Scenario::from_name(&args.scenario).unwrap_or_default();
     let clock = args.clock();
-    let recorded = args.recorded.as_deref().map(Recorded::load).transpose()?;
     for skipped in recorded.iter().flat_map(|recorded| &recorded.skipped) {
         warn!(path = %skipped.path.display(), reason = skipped.reason, "file is not served");
     }
@@ -167,10 +184,9 @@ mod tests {
     async fn it_runs_until_it_is_told_to_end_and_names_what_it_does_not_know() {
         let shutdown = CancellationToken::new();
         shutdown.cancel();
-        run(parse(&["--listen", "127.0.0.1:0"]), shutdown.clone()).await.unwrap();
-        let error = run(parse(&["--scenario", "weekly"]), shutdown.clone()).await.unwrap_err();
-        assert!(error.to_string().contains("`weekly`; there are company, hourly-disabled"), "{error}");
-        let error = run(parse(&["--recorded", "/nowhere"]), shutdown).await.unwrap_err();
-        assert!(error.to_string().contains("/nowhere"), "{error}");
+        assert_eq!(run(parse(&["--listen", "127.0.0.1:0"]), shutdown.clone()).await, Exit::Done);
+        assert_eq!(run(parse(&["--recorded", "/nowhere"]), shutdown).await, Exit::Config);
+        let error = Cli::try_parse_from(["simulate", "--scenario", "weekly"]).err().unwrap().to_string();
+        assert!(error.contains("company, hourly-disabled"), "{error}");
     }
 }

@@ -61,17 +61,15 @@ pub(crate) fn is_secret_name(key: &str) -> bool {
     !key.ends_with("_file") && WORDS.iter().any(|word| key.contains(word))
 }
 
-/// A URL without its `user:password@`; every text of a list, too.
+/// A URL without its `user:password@`; every text of a list, too. A password may hold a `/` that was
+/// not encoded, so everything up to the last `@` is taken.
 pub(crate) fn without_user(value: Json) -> Json {
     match value {
         Json::String(text) => match text.split_once("://") {
-            Some((scheme, rest)) => {
-                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-                match rest[..end].rfind('@') {
-                    Some(at) => format!("{scheme}://{REDACTED}{}", &rest[at..]).into(),
-                    None => Json::String(text),
-                }
-            }
+            Some((scheme, rest)) => match rest.rfind('@') {
+                Some(at) => format!("{scheme}://{REDACTED}{}", &rest[at..]).into(),
+                None => Json::String(text),
+            },
             None => Json::String(text),
         },
         Json::Array(items) => items.into_iter().map(without_user).collect(),

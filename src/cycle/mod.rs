@@ -61,10 +61,17 @@ pub enum Outcome {
     Failed(FetchError),
     /// The answer had no rows at all: nothing is concluded from that.
     Empty,
-    /// The budget does not hold the poll; the instant from which it does.
-    BudgetSpent(Timestamp),
+    /// The budget does not hold the poll.
+    BudgetSpent {
+        /// When it holds more again, UTC.
+        until: Timestamp,
+        /// How many requests the poll needs, as far as is known.
+        needed: u32,
+    },
     /// Another process is at it.
     Claimed,
+    /// Another process has been at it since this one looked.
+    NotDue,
     /// Told to stop.
     Interrupted,
 }
@@ -76,37 +83,74 @@ impl Outcome {
             Self::Complete => "complete",
             Self::Failed(_) => "failed",
             Self::Empty => "empty",
-            Self::BudgetSpent(_) => "budget_spent",
+            Self::BudgetSpent { .. } => "budget_spent",
             Self::Claimed => "claimed",
+            Self::NotDue => "not_due",
             Self::Interrupted => "interrupted",
         }
     }
+}
+
+/// Whether a window is polled only when it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Due or not.
+    Now,
+    /// Judged once the state is recovered: another process may have polled meanwhile.
+    Due,
+}
+
+/// One window's poll, ended.
+#[derive(Debug)]
+pub struct Polled {
+    /// Day or hour.
+    pub granularity: Granularity,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// After a failure: not to be tried again before.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// What one cycle did.
 #[derive(Debug, Default)]
 pub struct CycleReport {
     /// One per granularity polled.
-    pub outcomes: Vec<(Granularity, Outcome)>,
+    pub polled: Vec<Polled>,
     /// Verdicts on the cost records.
     pub counts: Counts,
     /// Chargeable requests: $0.01 each.
     pub requests: u32,
+    /// Pages that came.
+    pub pages: u32,
 }
 
 impl CycleReport {
     /// Whether everything asked for arrived and everything that changed was published.
     pub fn is_complete(&self) -> bool {
         self.counts.rejected == 0
-            && self.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Complete))
+            && self.polled.iter().all(|poll| matches!(poll.outcome, Outcome::Complete | Outcome::NotDue))
     }
 
     /// Whether AWS could not be reached at all.
     pub fn is_unreachable(&self) -> bool {
-        !self.outcomes.is_empty()
-            && self.outcomes.iter().all(|(_, outcome)| {
-                matches!(outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Unavailable)
-            })
+        let unavailable = |poll: &Polled| matches!(&poll.outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Unavailable);
+        self.pages == 0 && !self.polled.is_empty() && self.polled.iter().all(unavailable)
+    }
+
+    /// Adds what was done later in the same cycle: a poll that was left to another process counts
+    /// as it ended at last.
+    pub fn merge(&mut self, later: Self) {
+        self.polled.retain(|poll| !matches!(poll.outcome, Outcome::Claimed));
+        self.polled.extend(later.polled);
+        self.counts += later.counts;
+        self.requests += later.requests;
+        self.pages += later.pages;
+    }
+
+    /// The granularities another process is at.
+    pub fn claimed(&self) -> Vec<Granularity> {
+        let claimed = self.polled.iter().filter(|poll| matches!(poll.outcome, Outcome::Claimed));
+        claimed.map(|poll| poll.granularity).collect()
     }
 }
 
@@ -120,26 +164,27 @@ pub async fn run<T: Transport>(
     ledger: &mut Ledger,
     watch: &mut ClaimWatch,
     granularities: &[Granularity],
+    when: When,
     shutdown: &CancellationToken,
 ) -> Result<CycleReport, TransportError> {
     let mut report = CycleReport::default();
     for &granularity in granularities {
         if shutdown.is_cancelled() {
-            report.outcomes.push((granularity, Outcome::Interrupted));
+            report.polled.push(Polled { granularity, outcome: Outcome::Interrupted, retry_at: None });
             break;
         }
         let requests = aws.requests();
-        let result = poll(context, aws, ledger, watch, granularity, &mut report, shutdown).await;
+        let result = poll(context, aws, ledger, watch, (granularity, when), &mut report, shutdown).await;
         context.metrics.requests(requests, aws.requests());
         if result.is_err() {
             // Whatever was stored, the next recovery reads it back.
             ledger.clear();
         }
-        let outcome = result?;
+        let (outcome, retry_at) = result?;
         context.metrics.polled(&context.connection.name, granularity, outcome.name());
         log_failure(context, granularity, &outcome);
         let interrupted = matches!(outcome, Outcome::Interrupted);
-        report.outcomes.push((granularity, outcome));
+        report.polled.push(Polled { granularity, outcome, retry_at });
         if interrupted {
             break;
         }
@@ -153,21 +198,32 @@ async fn poll<T: Transport>(
     aws: &CostExplorer,
     ledger: &mut Ledger,
     watch: &mut ClaimWatch,
-    granularity: Granularity,
+    (granularity, when): (Granularity, When),
     report: &mut CycleReport,
     shutdown: &CancellationToken,
-) -> Result<Outcome, TransportError> {
+) -> Result<(Outcome, Option<Timestamp>), TransportError> {
     let started = context.clock.now();
     let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    let due_at = state.due_at(granularity, context.poll.interval, started);
+    if when == When::Due && due_at.is_some_and(|at| started < at) {
+        return Ok((Outcome::NotDue, None));
+    }
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
-        return Ok(Outcome::Claimed);
+        return Ok((Outcome::Claimed, None));
     }
     let poll_state = state.poll(granularity);
-    let window = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
+    let due = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
+    let missing = poll_state.missing.iter().filter_map(|row| Some(row.key()?.period));
+    let window = missing.min().map_or(due, |oldest| due.reaching(oldest));
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
     if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
-        return poll.close_without_answer(outcome).await;
+        // Nothing was asked: a budget that is raised is believed at the next start.
+        let until = match outcome {
+            Outcome::BudgetSpent { until, .. } => Some(until),
+            _ => None,
+        };
+        return Ok((outcome, until));
     }
     let mut restarted = false;
     let outcome = 'query: loop {
@@ -204,8 +260,8 @@ async fn poll<T: Transport>(
                 records = page.records.len(),
                 "page"
             );
-            if !poll.take(&page).await? {
-                break 'query Outcome::Claimed;
+            if let ControlFlow::Break(outcome) = poll.take(&page).await? {
+                break 'query outcome;
             }
             if let Err(error) = followed {
                 break 'query Outcome::Failed(error);
@@ -218,16 +274,17 @@ async fn poll<T: Transport>(
             }
         }
     };
-    let outcome = match outcome {
-        Outcome::Claimed => Outcome::Claimed,
-        Outcome::Complete => poll.complete(started).await?,
+    let (outcome, retry_at) = match outcome {
+        Outcome::Claimed => (Outcome::Claimed, None),
+        Outcome::Complete => (poll.complete(started).await?, None),
         outcome => {
-            poll.fail(&outcome, started).await?;
-            outcome
+            let retry_at = poll.fail(&outcome, started).await?;
+            (outcome, retry_at)
         }
     };
     report.counts += poll.counts();
-    Ok(outcome)
+    report.pages += poll.pages();
+    Ok((outcome, retry_at))
 }
 
 /// What an operator should look at; a complete cycle says so once, at its end.
@@ -243,16 +300,24 @@ fn log_failure<T>(context: &Context<'_, T>, granularity: Granularity, outcome: &
             context.metrics.failed("fetch", "empty");
             warn!(connection, %granularity, "the answer has no rows at all; nothing is concluded from that");
         }
-        Outcome::BudgetSpent(until) => {
+        Outcome::BudgetSpent { until, needed } => {
             context.metrics.failed("budget", "spent");
+            let hint = if [context.budget.requests_per_day, context.budget.requests_per_month]
+                .into_iter()
+                .flatten()
+                .any(|cap| cap < *needed)
+            {
+                "the budget never holds so many: raise `budget.requests_per_day` or `requests_per_month`"
+            } else {
+                "see `budget.requests_per_day` and `budget.requests_per_month`"
+            };
             warn!(
-                connection, %granularity, %until,
-                hint = "see `budget.requests_per_day` and `budget.requests_per_month`",
-                "the request budget is spent; no poll before `until`"
+                connection, %granularity, needed, %until, hint,
+                "the request budget does not hold the poll; no request before `until`"
             );
         }
         Outcome::Claimed => info!(connection, %granularity, "another process has this poll"),
-        Outcome::Complete | Outcome::Interrupted => {}
+        Outcome::Complete | Outcome::NotDue | Outcome::Interrupted => {}
     }
 }
 

@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
-    cost::CostRecord,
+    cost::{CostKey, CostRecord},
     dedup::{
         Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
         ZeroRows, classify,
     },
-    poller::{Allowance, Page, Spent, Window},
+    poller::{Allowance, FetchError, FetchErrorKind, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
 };
 
@@ -36,13 +36,15 @@ pub struct WindowPoll<'a, T> {
     state: ConnectionState,
     window: Window,
     sightings: Sightings,
-    /// Set when the ledger was read anew under way: then absence is not judged this time.
-    recovered: bool,
     /// What had been spent before the claim; the state counts the reservation on top until the end.
     spent_before: Spent,
+    /// What the budget held before this poll.
+    left: Allowance,
     requests: u32,
     pages: u32,
     observed_at: Option<Timestamp>,
+    /// What AWS calls the group values, as far as its pages have told.
+    group_names: BTreeMap<String, String>,
     counts: Counts,
 }
 
@@ -60,12 +62,13 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             sightings: Sightings::new(window, ledger),
             ledger,
             spent_before: state.spent,
+            left: Allowance::Unlimited,
             state,
             window,
-            recovered: false,
             requests: 0,
             pages: 0,
             observed_at: None,
+            group_names: BTreeMap::new(),
             counts: Counts::default(),
         }
     }
@@ -103,15 +106,16 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         let connections = context.transport.connections().await?;
         let spent = all_spent(&self.scope, &self.spent_before, &connections);
         let left = Allowance::left(context.budget, now, &spent);
-        context.metrics.budget_left(left);
+        self.left = left;
         let wanted = match left {
             // Better a poll that ends with the budget than none, once it has begun.
             Allowance::Requests(left) if self.requests > 0 && left > self.requests => wanted.min(left),
             _ => wanted,
         };
+        context.metrics.budget_left(if left.covers(wanted) { left.after(wanted) } else { left });
         if !left.covers(wanted) {
             let until = budget_resets_at(now, context.budget, &spent, wanted);
-            return Ok(ControlFlow::Break(Outcome::BudgetSpent(until)));
+            return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed: wanted }));
         }
         self.state.spent = self.spent_before;
         self.state.spent.add(now, wanted);
@@ -146,17 +150,18 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         self.counts
     }
 
-    /// Publishes what a page changes. `false` when another process has taken the poll over: the
-    /// rest of the answer is dropped.
-    pub async fn take(&mut self, page: &Page) -> Result<bool, TransportError> {
+    /// Publishes what a page changes. `Break` when another process has taken the poll over, or when
+    /// the answer contradicts itself: the rest of it is dropped.
+    pub async fn take(&mut self, page: &Page) -> Result<ControlFlow<Outcome>, TransportError> {
         self.pages += 1;
         self.observed_at = Some(page.observed_at);
-        self.sightings.note(self.ledger, &page.records, page.observed_at);
+        self.group_names.extend(page.group_names.clone());
+        self.sightings.page(page.records.len(), page.observed_at);
         let zero_rows = if self.context.poll.publish_zero { ZeroRows::Publish } else { ZeroRows::Skip };
-        let classify_page = |ledger: &Ledger, counts: &mut Counts| {
-            classify_records(&page.records, page.observed_at, ledger, zero_rows, counts)
+        let decide = |ledger: &Ledger, sightings: &mut Sightings, counts: &mut Counts| {
+            classify_page(page, ledger, sightings, zero_rows, counts)
         };
-        self.publish(classify_page, &page.group_names, None).await
+        self.publish(decide, None).await
     }
 
     /// Ends a poll whose every page has arrived: judges absence, retracts what is gone, and writes
@@ -164,13 +169,9 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     pub async fn complete(&mut self, started: Timestamp) -> Result<Outcome, TransportError> {
         let granularity = self.window.granularity();
         let before = self.state.poll(granularity).missing;
-        let (gone, missing) = if self.recovered {
-            (Vec::new(), before)
-        } else {
-            let judgement = self.sightings.judge(self.ledger, &before);
-            let gone = judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key()));
-            (gone.collect(), judgement.missing)
-        };
+        let judgement = self.sightings.judge(self.ledger, &before);
+        let gone: Vec<_> =
+            judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key())).collect();
         let mut closing = self.settled();
         let pages = self.pages;
         let poll = closing.poll_mut(granularity);
@@ -178,65 +179,67 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         poll.retry_at = None;
         poll.failures = 0;
         poll.pages = pages;
-        poll.missing = missing;
+        poll.missing = judgement.missing;
         let observed_at = self.observed_at.unwrap_or(started);
-        let retract = |ledger: &Ledger, counts: &mut Counts| {
+        let retract = |ledger: &Ledger, _: &mut Sightings, counts: &mut Counts| {
             let changes: Vec<_> =
                 gone.iter().filter_map(|row| retraction(row, observed_at, ledger)).collect();
             counts.removed += changes.len() as u64;
-            changes
+            Ok(changes)
         };
-        let mine = self.publish(retract, &BTreeMap::new(), Some(closing)).await?;
-        if mine {
-            self.context.metrics.succeeded(&self.context.connection.name, started);
+        if let ControlFlow::Break(outcome) = self.publish(retract, Some(closing)).await? {
+            return Ok(outcome);
         }
-        Ok(if mine { Outcome::Complete } else { Outcome::Claimed })
+        self.context.metrics.succeeded(&self.context.connection.name, started);
+        Ok(Outcome::Complete)
     }
 
-    /// Ends a poll that has no complete answer: the state remembers what was spent and when to try
-    /// again, and concludes nothing.
-    pub async fn fail(&mut self, outcome: &Outcome, now: Timestamp) -> Result<(), TransportError> {
+    /// Ends a poll that has no complete answer: the state remembers what was spent and concludes
+    /// nothing. Returns when to try again.
+    ///
+    /// Only a failure that was paid for waits over a restart too: what was free is tried at once by a
+    /// process that may have been given other credentials, and a budget is judged afresh.
+    pub async fn fail(
+        &mut self,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, TransportError> {
         let mut closing = self.settled();
         let (paid, pages) = (self.requests > 0, self.pages);
         let poll = closing.poll_mut(self.window.granularity());
-        match outcome {
-            Outcome::Interrupted => {}
-            Outcome::BudgetSpent(until) => {
-                poll.retry_at = Some(*until);
+        let retry = match outcome {
+            Outcome::Interrupted => None,
+            Outcome::BudgetSpent { until, .. } => {
                 // The next attempt knows how much it needs before it begins.
                 poll.pages = poll.pages.max(pages + 1);
+                Some(*until)
             }
             _ => {
                 poll.failures = poll.failures.saturating_add(1);
-                poll.retry_at = Some(retry_at(now, poll.failures, paid, self.context.poll.interval));
+                let retry = retry_at(now, poll.failures, paid, self.context.poll.interval);
+                poll.retry_at = paid.then_some(retry);
+                Some(retry)
             }
-        }
+        };
         match self.store(Vec::new(), closing).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(retry),
             // Another process writes this state now; nothing of ours is lost but a note.
             Err(error) if is_doubt(error.kind) => {
                 self.ledger.clear();
-                Ok(())
+                Ok(retry)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Ends a poll that was never claimed.
-    pub async fn close_without_answer(&mut self, outcome: Outcome) -> Result<Outcome, TransportError> {
-        match outcome {
-            Outcome::BudgetSpent(until) => {
-                let mut closing = self.settled();
-                closing.poll_mut(self.window.granularity()).retry_at = Some(until);
-                self.store(Vec::new(), closing).await?;
-            }
-            _ => self.ledger.clear(),
-        }
-        Ok(outcome)
+    /// How many pages have come.
+    pub const fn pages(&self) -> u32 {
+        self.pages
     }
 
     /// The connection's state with what was really spent, and nobody polling.
     fn settled(&self) -> ConnectionState {
+        self.context.metrics.budget_left(self.left.after(self.requests));
         let mut state = self.state.clone();
         state.claim = None;
         state.spent = self.spent_before;
@@ -248,25 +251,27 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// decides again. `closing` goes with the last batch, or alone where nothing changed.
     async fn publish<'c>(
         &mut self,
-        decide: impl Fn(&Ledger, &mut Counts) -> Vec<Change<'c>>,
-        group_names: &BTreeMap<String, String>,
+        decide: impl Fn(&Ledger, &mut Sightings, &mut Counts) -> Result<Vec<Change<'c>>, FetchError>,
         closing: Option<ConnectionState>,
-    ) -> Result<bool, TransportError> {
+    ) -> Result<ControlFlow<Outcome>, TransportError> {
         let mut attempt = 1;
         loop {
             let mut counts = Counts::default();
-            let changes = decide(self.ledger, &mut counts);
-            match self.publish_changes(&changes, group_names, closing.as_ref(), &mut counts).await {
+            let changes = match decide(self.ledger, &mut self.sightings, &mut counts) {
+                Ok(changes) => changes,
+                Err(error) => return Ok(ControlFlow::Break(Outcome::Failed(error))),
+            };
+            match self.publish_changes(&changes, closing.as_ref(), &mut counts).await {
                 Ok(()) => {
                     self.context.metrics.classified(&counts);
                     self.counts += counts;
-                    return Ok(true);
+                    return Ok(ControlFlow::Continue(()));
                 }
                 Err(error) if is_doubt(error.kind) && attempt < ATTEMPTS => {
                     self.context.metrics.failed("publish", error.kind.name());
                     warn!(connection = self.context.connection.name, attempt, "{error}; recovering");
                     attempt += 1;
-                    self.recovered = true;
+                    self.sightings.lose();
                     if error.kind == TransportErrorKind::Regressed {
                         self.ledger.clear();
                     }
@@ -274,7 +279,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     if state.claim.as_ref().map(|claim| &claim.token)
                         != self.state.claim.as_ref().map(|claim| &claim.token)
                     {
-                        return Ok(false);
+                        return Ok(ControlFlow::Break(Outcome::Claimed));
                     }
                 }
                 Err(error) => return Err(error),
@@ -285,7 +290,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     async fn publish_changes(
         &mut self,
         changes: &[Change<'_>],
-        group_names: &BTreeMap<String, String>,
         closing: Option<&ConnectionState>,
         counts: &mut Counts,
     ) -> Result<(), TransportError> {
@@ -294,7 +298,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             let factory = self.context.factory;
             let outgoing = |change: &Change<'_>| {
                 let expected = self.ledger.previous(&change.key).map_or(0, |known| known.sequence());
-                Outgoing::of(factory, change, group_names).over(expected)
+                Outgoing::of(factory, change, &self.group_names).over(expected)
             };
             let events = chunk.iter().map(outgoing).collect();
             let state = closing.filter(|_| number + 1 == batches).unwrap_or(&self.state).clone();
@@ -344,23 +348,43 @@ const fn is_doubt(kind: TransportErrorKind) -> bool {
     matches!(kind, TransportErrorKind::Conflict | TransportErrorKind::Unknown | TransportErrorKind::Regressed)
 }
 
-/// The changes a page brings. The same key twice on one page is one change: the later row counts.
-fn classify_records<'r>(
-    records: &'r [CostRecord],
-    observed_at: Timestamp,
+/// The changes a page brings; every key at most once. Each row is looked up once, for its verdict and
+/// for its sighting.
+///
+/// A key listed twice with the same figures is a page that shifted while it was read. Twice with
+/// different ones is an error: whichever were published, the next poll would publish the other.
+fn classify_page<'p>(
+    page: &'p Page,
     ledger: &Ledger,
+    sightings: &mut Sightings,
     zero_rows: ZeroRows,
     counts: &mut Counts,
-) -> Vec<Change<'r>> {
-    let mut changes: Vec<Change<'r>> = Vec::new();
-    for record in records {
-        let previous = ledger.previous(&record.key());
+) -> Result<Vec<Change<'p>>, FetchError> {
+    let observed_at = page.observed_at;
+    let mut changes = Vec::new();
+    let mut changed: HashMap<_, &CostRecord> = HashMap::new();
+    for record in &page.records {
+        let key = record.key();
+        let row = ledger.find(&key);
+        let previous = row.map(|row| ledger.get(row));
+        let listed_before = !sightings.note(record.period, row);
+        let same = match changed.get(&(key.period, key.service, key.group)) {
+            Some(before) => Some(states_the_same(before, record)),
+            None if listed_before => previous.map(|known| known.is_stated_by(record)),
+            None => None,
+        };
+        match same {
+            Some(true) => continue,
+            Some(false) => return Err(contradiction(&key)),
+            None => {}
+        }
         match classify(record, observed_at, previous, zero_rows) {
             Verdict::Changed(kind) => {
                 match kind {
                     ChangeKind::New => counts.new += 1,
                     ChangeKind::Revised | ChangeKind::Removed => counts.revised += 1,
                 }
+                changed.insert((key.period, key.service, key.group), record);
                 changes.push(Change::of_record(record, kind, observed_at, previous));
             }
             Verdict::Unchanged => counts.unchanged += 1,
@@ -368,22 +392,20 @@ fn classify_records<'r>(
             Verdict::Stale => counts.stale += 1,
         }
     }
-    drop_repeated_keys(&mut changes);
-    changes
+    Ok(changes)
 }
 
-fn drop_repeated_keys(changes: &mut Vec<Change<'_>>) {
-    let mut last = HashMap::with_capacity(changes.len());
-    for (index, change) in changes.iter().enumerate() {
-        last.insert((change.key.period, change.key.service, change.key.group), index);
-    }
-    if last.len() < changes.len() {
-        let mut index = 0;
-        changes.retain(|change| {
-            let keep = last.get(&(change.key.period, change.key.service, change.key.group)) == Some(&index);
-            index += 1;
-            keep
-        });
+fn states_the_same(one: &CostRecord, other: &CostRecord) -> bool {
+    one.amounts == other.amounts && one.estimated == other.estimated
+}
+
+fn contradiction(key: &CostKey<'_>) -> FetchError {
+    FetchError {
+        kind: FetchErrorKind::Malformed,
+        code: None,
+        message: format!("the answer lists `{key}` twice, with different figures"),
+        request_id: None,
+        hint: Some("nothing more of it is published; if it stays so, ask AWS support".to_owned()),
     }
 }
 

@@ -9,10 +9,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Ledger, MissingRow, RowId, Status};
-use crate::{
-    cost::{CostRecord, Period},
-    poller::Window,
-};
+use crate::{cost::Period, poller::Window};
 
 /// Which rows and periods the pages of one window have listed so far.
 #[derive(Debug)]
@@ -23,9 +20,13 @@ pub struct Sightings {
     /// One bit per row of the ledger.
     seen: Vec<u64>,
     periods: BTreeSet<Period>,
+    /// The period noted last.
+    newest: Option<Period>,
     records: usize,
     /// A page listed nothing at all: perhaps not all that AWS has.
     hollow: bool,
+    /// The ledger was read anew under way.
+    lost: bool,
     /// AWS's `Date` of the first page.
     since: Option<Timestamp>,
 }
@@ -47,27 +48,35 @@ impl Sightings {
             known: ledger.len(),
             seen: vec![0; ledger.len().div_ceil(64)],
             periods: BTreeSet::new(),
+            newest: None,
             records: 0,
             hollow: false,
+            lost: false,
             since: None,
         }
     }
 
-    /// Notes what a page lists. To be called before the page's changes are applied to the ledger.
-    pub fn note(&mut self, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+    /// Begins a page of so many records; each of them is to be noted.
+    pub fn page(&mut self, records: usize, observed_at: Timestamp) {
         self.since.get_or_insert(observed_at);
-        self.records += records.len();
-        self.hollow |= records.is_empty();
-        let mut last = None;
-        for record in records {
-            if last != Some(record.period) {
-                self.periods.insert(record.period);
-                last = Some(record.period);
-            }
-            if let Some(id) = ledger.find(&record.key()) {
-                self.mark(id);
-            }
+        self.records += records;
+        self.hollow |= records == 0;
+    }
+
+    /// Notes a record the page lists, and its row where the ledger has one. To be called before the
+    /// page's changes are applied to the ledger. `false` where this answer has listed the row before.
+    pub fn note(&mut self, period: Period, row: Option<RowId>) -> bool {
+        // Rows of a period stand together.
+        if self.newest != Some(period) {
+            self.periods.insert(period);
+            self.newest = Some(period);
         }
+        self.lost || row.is_none_or(|row| self.mark(row))
+    }
+
+    /// Forgets which rows were seen: the ledger was read anew, and its rows are other ones now.
+    pub const fn lose(&mut self) {
+        self.lost = true;
     }
 
     /// How many records the answer listed.
@@ -89,7 +98,7 @@ impl Sightings {
         let lacked: BTreeSet<u32> =
             missing_before.iter().filter_map(|row| ledger.find(&row.key()?)).map(RowId::index).collect();
         let mut judgement = Judgement::default();
-        if self.hollow {
+        if self.hollow || self.lost {
             judgement.missing = missing_before.to_vec();
             return judgement;
         }
@@ -112,10 +121,17 @@ impl Sightings {
         judgement
     }
 
-    fn mark(&mut self, id: RowId) {
-        if let Some(word) = self.seen.get_mut(id.index() as usize / 64) {
-            *word |= 1 << (id.index() % 64);
+    /// `false` where this answer has listed the row before: rows that became known since the window
+    /// began became so by an earlier page.
+    fn mark(&mut self, id: RowId) -> bool {
+        let (index, bit) = (id.index() as usize, 1 << (id.index() % 64));
+        if index >= self.known {
+            return false;
         }
+        let word = &mut self.seen[index / 64];
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
     }
 
     fn has_seen(&self, id: RowId) -> bool {
@@ -127,7 +143,7 @@ impl Sightings {
 mod tests {
     use super::*;
     use crate::{
-        cost::{Amount, CostMetric},
+        cost::{Amount, CostMetric, CostRecord},
         dedup::Statement,
     };
 
@@ -141,6 +157,13 @@ mod tests {
             group: None,
             amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
             estimated: true,
+        }
+    }
+
+    fn note(sightings: &mut Sightings, ledger: &Ledger, records: &[CostRecord], observed_at: Timestamp) {
+        sightings.page(records.len(), observed_at);
+        for record in records {
+            sightings.note(record.period, ledger.find(&record.key()));
         }
     }
 
@@ -188,7 +211,7 @@ mod tests {
             let mut sightings = Sightings::new(window, &ledger);
             let records: Vec<_> = listed.iter().map(|service| record(day, service)).collect();
             let now = Timestamp::from_second(NOW).unwrap();
-            sightings.note(&ledger, &records, now);
+            note(&mut sightings, &ledger, &records, now);
             // Rows this answer itself made known are never judged by it.
             for record in &records {
                 publish(&mut ledger, record, Status::Live, NOW);
@@ -214,11 +237,35 @@ mod tests {
         let before = [MissingRow::of(&a.key())];
         let now = Timestamp::from_second(NOW).unwrap();
         let mut sightings = Sightings::new(window, &ledger);
-        sightings.note(&ledger, &[b], now);
+        note(&mut sightings, &ledger, &[b], now);
         assert_eq!(sightings.judge(&ledger, &before).gone.len(), 1);
-        sightings.note(&ledger, &[], now);
+        note(&mut sightings, &ledger, &[], now);
         let judgement = sightings.judge(&ledger, &before);
         assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
+    }
+
+    #[test]
+    fn a_row_listed_twice_in_one_answer_is_told() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let mut ledger = Ledger::new();
+        let [a, b] = ["A", "B"].map(|service| record("2026-02-03", service));
+        publish(&mut ledger, &a, Status::Live, NOW);
+        let mut sightings = Sightings::new(window, &ledger);
+        let mut note =
+            |record: &CostRecord, ledger: &Ledger| sightings.note(record.period, ledger.find(&record.key()));
+        assert!(note(&a, &ledger));
+        assert!(!note(&a, &ledger));
+        assert!(note(&b, &ledger), "not in the ledger yet");
+        // An earlier page of this answer has made it known.
+        publish(&mut ledger, &b, Status::Live, NOW);
+        assert!(!note(&b, &ledger));
+        sightings.lose();
+        assert!(sightings.note(a.period, ledger.find(&a.key())), "the ledger was read anew");
+        let before = [MissingRow::of(&a.key())];
+        assert_eq!(sightings.judge(&ledger, &before).missing, before);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Claim {
 pub struct PollState {
     /// When the last complete poll began.
     pub last_complete: Option<Timestamp>,
-    /// After a failure: not to be tried before.
+    /// After a failure that was paid for: not to be tried before.
     pub retry_at: Option<Timestamp>,
     /// Failures in a row.
     pub failures: u32,
@@ -99,12 +99,14 @@ impl ConnectionState {
         self.polls.entry(granularity.name().to_owned()).or_default()
     }
 
-    /// When a granularity is to be polled next; `None`: at once, it never was.
-    pub fn due_at(&self, granularity: Granularity, interval: Duration) -> Option<Timestamp> {
+    /// When a granularity is to be polled next; `None`: at once. What a wrong clock wrote, a last
+    /// poll in the future or a retry beyond the interval, holds up nothing.
+    pub fn due_at(&self, granularity: Granularity, interval: Duration, now: Timestamp) -> Option<Timestamp> {
         let poll = self.polls.get(granularity.name())?;
         let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::MAX);
-        let next = poll.last_complete.map(|last| last.checked_add(interval).unwrap_or(Timestamp::MAX));
-        next.max(poll.retry_at)
+        let after = |instant: Timestamp| instant.checked_add(interval).unwrap_or(Timestamp::MAX);
+        let next = poll.last_complete.filter(|last| *last <= now).map(after);
+        next.max(poll.retry_at.map(|retry| retry.min(after(now))))
     }
 }
 
@@ -116,13 +118,21 @@ mod tests {
     fn due_is_an_interval_after_the_last_complete_poll_and_not_before_a_retry() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let hour = Duration::from_hours(1);
+        let now = at("2026-03-01T00:30:00Z");
         let mut state = ConnectionState::default();
-        assert_eq!(state.due_at(Granularity::Daily, hour), None);
+        let due = |state: &ConnectionState| state.due_at(Granularity::Daily, hour, now);
+        assert_eq!(due(&state), None);
         state.poll_mut(Granularity::Daily).last_complete = Some(at("2026-03-01T00:00:00Z"));
-        assert_eq!(state.due_at(Granularity::Daily, hour), Some(at("2026-03-01T01:00:00Z")));
-        assert_eq!(state.due_at(Granularity::Hourly, hour), None);
-        state.poll_mut(Granularity::Daily).retry_at = Some(at("2026-03-01T02:00:00Z"));
-        assert_eq!(state.due_at(Granularity::Daily, hour), Some(at("2026-03-01T02:00:00Z")));
+        assert_eq!(due(&state), Some(at("2026-03-01T01:00:00Z")));
+        assert_eq!(state.due_at(Granularity::Hourly, hour, now), None);
+        state.poll_mut(Granularity::Daily).retry_at = Some(at("2026-03-01T01:15:00Z"));
+        assert_eq!(due(&state), Some(at("2026-03-01T01:15:00Z")));
+        // Written under a clock that was wrong.
+        state.poll_mut(Granularity::Daily).retry_at = Some(at("2027-03-01T00:00:00Z"));
+        assert_eq!(due(&state), Some(at("2026-03-01T01:30:00Z")));
+        state.poll_mut(Granularity::Daily).retry_at = None;
+        state.poll_mut(Granularity::Daily).last_complete = Some(at("2027-03-01T00:00:00Z"));
+        assert_eq!(due(&state), None);
     }
 
     #[test]

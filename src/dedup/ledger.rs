@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::{Statement, Status};
 use crate::{
-    cost::{Amount, Amounts, CostKey, CostMetric, Granularity, Period},
+    cost::{Amount, Amounts, CostKey, CostMetric, CostRecord, Granularity, Period},
     poller::Window,
 };
 
@@ -239,6 +239,11 @@ impl<'a> Published<'a> {
                 figure.value == amount.value() && self.names.text(figure.unit) == amount.unit()
             })
         })
+    }
+
+    /// Whether the row is live and a record states of it what was last stated.
+    pub fn is_stated_by(&self, record: &CostRecord) -> bool {
+        self.status() == Status::Live && self.estimated() == record.estimated && self.states(&record.amounts)
     }
 
     /// The figures last stated, in plain decimal notation.

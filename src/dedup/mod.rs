@@ -31,18 +31,6 @@ pub enum Verdict {
     Stale,
 }
 
-impl Verdict {
-    /// The label in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Changed(kind) => kind.name(),
-            Self::Unchanged => "unchanged",
-            Self::Zero => "zero",
-            Self::Stale => "stale",
-        }
-    }
-}
-
 /// Verdicts on the cost records of a cycle, and events that were refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -106,9 +94,7 @@ pub fn classify(
             Verdict::Changed(ChangeKind::New)
         };
     };
-    let live = previous.status() == Status::Live;
-    let same = live && previous.estimated() == record.estimated && previous.states(&record.amounts);
-    if same {
+    if previous.is_stated_by(record) {
         Verdict::Unchanged
     } else if observed_at < previous.observed_at() {
         Verdict::Stale

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use chrono::DateTime;
 use cloudevents::{EventBuilder as _, EventBuilderV10};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use url::Url;
 use uuid::{Uuid, uuid};
 
@@ -57,19 +57,26 @@ impl EventFactory {
 
     /// The event that states a change. `group_names`: what AWS calls the group values.
     pub fn event(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
+        self.event_of(self.id(change), change, group_names)
+    }
+
+    /// The same, where the change's id is known already.
+    pub fn event_of(&self, id: Uuid, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
         let granularity = change.key.period.granularity() as usize;
+        let partition_key = change.key.partition_key(&self.scope);
+        // The key without account and granularity, which have no `/` in them.
+        let subject = partition_key.splitn(3, '/').last().unwrap_or_default().to_owned();
+        // As text: a tree of JSON values costs ten times as much as the text itself.
+        let data = serde_json::to_string(&EventData { scope: &self.scope, change, group_names })
+            .expect("strings and flags are plain data");
         EventBuilderV10::new()
-            .id(self.id(change).to_string())
+            .id(id.to_string())
             .source(&*self.scope.source)
             .ty(&*self.types[granularity])
-            .subject(change.key.subject())
+            .subject(subject)
             .time(chrono_time(change.observed_at))
-            .data_with_schema(
-                "application/json",
-                self.schemas[granularity].clone(),
-                self.data(change, group_names),
-            )
-            .extension("partitionkey", change.key.partition_key(&self.scope))
+            .data_with_schema("application/json", self.schemas[granularity].clone(), data)
+            .extension("partitionkey", partition_key)
             .extension("revision", i64::from(change.revision))
             .extension("change", change.kind.name())
             .build()
@@ -103,34 +110,54 @@ impl EventFactory {
         .expect("strings and numbers are plain data");
         Uuid::new_v5(&ID_NAMESPACE, &name)
     }
+}
 
-    fn data(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Value {
+/// `data` of an event, member by member.
+struct EventData<'a> {
+    scope: &'a Scope,
+    change: &'a Change<'a>,
+    group_names: &'a BTreeMap<String, String>,
+}
+
+impl Serialize for EventData<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { scope, change, group_names } = self;
         let period = change.key.period;
-        let mut data = Map::with_capacity(12);
-        data.insert("date".to_owned(), period.aws_start().into());
-        data.insert("service".to_owned(), change.key.service.into());
-        insert_amounts(&mut data, &change.amounts);
-        data.insert("granularity".to_owned(), period.granularity().aws_name().into());
-        data.insert("periodStart".to_owned(), period.start().to_string().into());
-        data.insert("periodEnd".to_owned(), period.end().to_string().into());
-        data.insert("accountId".to_owned(), (*self.scope.account).into());
-        data.insert("estimated".to_owned(), change.estimated.into());
-        if let (Some(group_by), Some(group)) = (&self.scope.group_by, change.key.group) {
+        let mut data = serializer.serialize_map(None)?;
+        data.serialize_entry("date", &period.aws_start())?;
+        data.serialize_entry("service", change.key.service)?;
+        serialize_amounts(&mut data, &change.amounts)?;
+        data.serialize_entry("granularity", period.granularity().aws_name())?;
+        data.serialize_entry("periodStart", &period.start())?;
+        data.serialize_entry("periodEnd", &period.end())?;
+        data.serialize_entry("accountId", &scope.account)?;
+        data.serialize_entry("estimated", &change.estimated)?;
+        if let (Some(group_by), Some(group)) = (&scope.group_by, change.key.group) {
             let group_by = group_by.to_string();
+            data.serialize_entry("groups", &BTreeMap::from([(&group_by, group)]))?;
             if let Some(name) = group_names.get(group) {
-                data.insert("groups".to_owned(), json!({ &*group_by: group }));
-                data.insert("groupNames".to_owned(), json!({ group_by: name }));
-            } else {
-                data.insert("groups".to_owned(), json!({ group_by: group }));
+                data.serialize_entry("groupNames", &BTreeMap::from([(&group_by, name)]))?;
             }
         }
         if let Some((amounts, estimated)) = &change.previous {
-            let mut previous = Map::with_capacity(amounts.len() + 1);
-            insert_amounts(&mut previous, amounts);
-            previous.insert("estimated".to_owned(), (*estimated).into());
-            data.insert("previous".to_owned(), previous.into());
+            data.serialize_entry("previous", &Previous { amounts, estimated: *estimated })?;
         }
-        data.into()
+        data.end()
+    }
+}
+
+/// `data.previous`: what the event before stated.
+struct Previous<'a> {
+    amounts: &'a Amounts,
+    estimated: bool,
+}
+
+impl Serialize for Previous<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut previous = serializer.serialize_map(None)?;
+        serialize_amounts(&mut previous, self.amounts)?;
+        previous.serialize_entry("estimated", &self.estimated)?;
+        previous.end()
     }
 }
 
@@ -140,13 +167,17 @@ pub fn schema_url(granularity: Granularity) -> Url {
         .expect("a constant")
 }
 
-fn insert_amounts(data: &mut Map<String, Value>, amounts: &Amounts) {
-    for (metric, amount) in amounts {
-        let mut figure = Map::with_capacity(2);
-        figure.insert("amount".to_owned(), amount.text().into());
-        figure.insert("unit".to_owned(), amount.unit().into());
-        data.insert(metric.member_name().to_owned(), figure.into());
+fn serialize_amounts<M: SerializeMap>(members: &mut M, amounts: &Amounts) -> Result<(), M::Error> {
+    #[derive(Serialize)]
+    struct Figure<'a> {
+        amount: &'a str,
+        unit: &'a str,
     }
+    for (metric, amount) in amounts {
+        let figure = Figure { amount: amount.text(), unit: amount.unit() };
+        members.serialize_entry(metric.member_name(), &figure)?;
+    }
+    Ok(())
 }
 
 fn chrono_time(instant: Timestamp) -> DateTime<chrono::Utc> {

@@ -33,13 +33,6 @@ impl Spent {
         self.total += u64::from(requests);
     }
 
-    /// Takes back requests that were counted ahead and then not made.
-    pub fn take_back(&mut self, requests: u32) {
-        self.today = self.today.saturating_sub(requests);
-        self.month = self.month.saturating_sub(requests);
-        self.total = self.total.saturating_sub(u64::from(requests));
-    }
-
     /// Requests so far on the day and in the month of an instant, UTC.
     pub fn at(&self, now: Timestamp) -> (u32, u32) {
         let now = utc_date(now);
@@ -80,6 +73,15 @@ impl Allowance {
             .map_or(Self::Unlimited, Self::Requests)
     }
 
+    /// What is left after so many more.
+    #[must_use]
+    pub const fn after(self, requests: u32) -> Self {
+        match self {
+            Self::Unlimited => self,
+            Self::Requests(left) => Self::Requests(left.saturating_sub(requests)),
+        }
+    }
+
     /// Whether so many requests still fit.
     pub const fn covers(self, requests: u32) -> bool {
         match self {
@@ -107,8 +109,6 @@ mod tests {
         spent.add(at("2026-04-01T00:00:00Z"), 2);
         assert_eq!(spent.at(at("2026-04-02T00:00:00Z")), (0, 2));
         assert_eq!(spent.total, 6);
-        spent.take_back(1);
-        assert_eq!(spent.at(at("2026-04-01T05:00:00Z")), (1, 1));
     }
 
     #[test]

@@ -98,15 +98,22 @@ fn into_record(
 fn into_amounts(values: HashMap<String, MetricValue>, asked: &[CostMetric]) -> Result<Amounts, String> {
     let mut amounts = Amounts::with_capacity(values.len());
     for (name, value) in values {
-        let metric = CostMetric::from_aws_name(&name)
-            .filter(|metric| asked.contains(metric))
+        let metric = *asked
+            .iter()
+            .find(|metric| metric.aws_name() == name)
             .ok_or_else(|| format!("has the metric `{name}`, which was not asked for"))?;
         let text = value.amount.ok_or_else(|| format!("has no amount of `{metric}`"))?;
         let unit = value.unit.ok_or_else(|| format!("has no unit of `{metric}`"))?;
         let amount = Amount::parse(text, unit).map_err(|error| format!("has a bad `{metric}`: {error}"))?;
         amounts.push((metric, amount));
     }
-    amounts.sort_unstable_by_key(|&(metric, _)| metric);
+    if !amounts.is_sorted_by_key(|&(metric, _)| metric) {
+        amounts.sort_unstable_by_key(|&(metric, _)| metric);
+    }
+    // A map has no name twice: as many as were asked for are all that were asked for.
+    if amounts.len() == asked.len() {
+        return Ok(amounts);
+    }
     match asked.iter().find(|&&metric| amounts.iter().all(|&(had, _)| had != metric)) {
         None => Ok(amounts),
         Some(metric) => Err(format!("has no `{metric}`")),

@@ -29,7 +29,7 @@ impl Window {
     ///
     /// `now` in UTC; `settle_days`, 0 to 31: the previous month is read too up to this day of the
     /// month, on the 1st always; `last_complete`: when this granularity was last read completely,
-    /// `None` before the first time. `None` where there is nothing to ask for yet.
+    /// `None` before the first time.
     pub fn due(
         granularity: Granularity,
         now: Timestamp,
@@ -40,6 +40,19 @@ impl Window {
             Granularity::Daily => daily(now, settle_days, last_complete),
             Granularity::Hourly => hourly(now),
         }
+    }
+
+    /// The same, back to the month of a day that has to be looked at once more: a row that was missing
+    /// from one answer is judged by the next, and by then its month may have settled. AWS keeps no
+    /// more of hours than is asked for anyway.
+    #[must_use]
+    pub fn reaching(self, day: Period) -> Self {
+        if self.granularity() == Granularity::Hourly || day.granularity() == Granularity::Hourly {
+            return self;
+        }
+        let today = self.until.date().saturating_sub(1.day());
+        let month = Period::day(day.date().first_of_month().max(oldest_month(today)));
+        Self { from: self.from.min(month), ..self }
     }
 
     /// Day or hour.
@@ -74,8 +87,11 @@ fn daily(now: Timestamp, settle_days: u8, last_complete: Option<Timestamp>) -> W
         let since = if unsettled { month_to_read(last, settle_days) } else { last.first_of_month() };
         from = from.min(since);
     }
-    let oldest = today.first_of_month().saturating_sub(DAILY_HISTORY_MONTHS.months());
-    Window { from: Period::day(from.max(oldest)), until: Period::day(today).next() }
+    Window { from: Period::day(from.max(oldest_month(today))), until: Period::day(today).next() }
+}
+
+fn oldest_month(today: Date) -> Date {
+    today.first_of_month().saturating_sub(DAILY_HISTORY_MONTHS.months())
 }
 
 /// Every whole hour of the last 14 days. The hour that still runs has no figure yet.
@@ -147,6 +163,22 @@ mod tests {
                 "{now} {last:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_window_reaches_back_to_the_month_of_a_missing_row() {
+        let window = Window::due(Granularity::Daily, at("2026-05-25T00:00:00Z"), 10, None);
+        for (day, from) in [
+            ("2026-05-20", "2026-05-01"),
+            ("2026-03-31", "2026-03-01"),
+            ("2020-01-15", "2025-04-01"),
+            ("2026-03-31T05", "2026-05-01"),
+        ] {
+            let reaching = window.reaching(Period::from_label(day).unwrap());
+            assert_eq!((reaching.aws_start().as_str(), reaching.until), (from, window.until), "{day}");
+        }
+        let hourly = Window::due(Granularity::Hourly, at("2026-05-25T00:00:00Z"), 10, None);
+        assert_eq!(hourly.reaching(Period::from_label("2026-03-31T05").unwrap()), hourly);
     }
 
     #[test]

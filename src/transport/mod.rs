@@ -107,14 +107,15 @@ pub struct Outgoing {
 impl Outgoing {
     /// The event of a change, and the state its key has then.
     pub fn of(factory: &EventFactory, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Self {
+        let event_id = factory.id(change);
         Self {
-            event: factory.event(change, group_names),
+            event: factory.event_of(event_id, change, group_names),
             record: StateRecord {
                 period: change.key.period,
                 service: change.key.service.to_owned(),
                 group: change.key.group.map(str::to_owned),
                 statement: change.statement(),
-                event_id: factory.id(change),
+                event_id,
             },
             expected: 0,
         }

@@ -37,9 +37,14 @@ fn help_of_simulate() {
 #[test]
 fn help_of_the_small_commands() {
     let mut all = String::new();
-    for args in
-        [&["config", "show"][..], &["config", "schema"], &["ledger", "show"], &["policy"], &["completions"]]
-    {
+    for args in [
+        &["config", "show"][..],
+        &["config", "schema"],
+        &["ledger", "show"],
+        &["plan"],
+        &["policy"],
+        &["completions"],
+    ] {
         writeln!(all, "$ amazon-billing-source {} --help\n{}", args.join(" "), help(args)).unwrap();
     }
     insta::assert_snapshot!(all);

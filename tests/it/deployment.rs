@@ -53,7 +53,7 @@ fn block(yaml: &str, key: &str) -> String {
     let indentation = lines.peek().map(|line| line.len() - line.trim_start().len()).unwrap();
     let inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() >= indentation;
     let lines = lines.take_while(inside);
-    lines.map(|line| format!("{}\n", line.get(indentation..).unwrap_or_default())).collect()
+    lines.map(|line| line.get(indentation..).unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

@@ -71,6 +71,37 @@ fn a_torn_last_line_is_cut_and_written_again() {
     }
 }
 
+/// The state as a crash leaves it after the lines were written and before that was noted: put back
+/// from a copy, because no kill hits that moment on purpose.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_crash_between_the_lines_and_their_note_repeats_nothing() {
+    let aws = Aws::now();
+    let home = Home::on(&aws.url()).set("local.output", "-");
+    let mut command = home.command(["run", "--config", "billing.toml", "--once"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.stdout(full).stderr(Stdio::null()).status().unwrap().code(), Some(69));
+    let names =
+        ["state.db", "state.db-wal"].map(|name| (home.path(name), home.path(&format!("{name}.copy"))));
+    for (path, copy) in names.iter().filter(|(path, _)| path.exists()) {
+        std::fs::copy(path, copy).unwrap();
+    }
+    let home = home.set("local.output", "events.jsonl");
+    home.once_complete();
+    let whole = std::fs::read(home.path("events.jsonl")).unwrap();
+    // Everything arrived, and then nothing, half a line, or half of the lines.
+    let half = whole[..whole.len() / 2].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    for length in [whole.len(), half + 40, half, 0] {
+        std::fs::write(home.path("events.jsonl"), &whole[..length]).unwrap();
+        for (path, copy) in &names {
+            std::fs::remove_file(path).unwrap_or_default();
+            std::fs::copy(copy, path).map(drop).unwrap_or_default();
+        }
+        home.once_complete();
+        assert!(std::fs::read(home.path("events.jsonl")).unwrap() == whole, "{length}");
+    }
+}
+
 /// The negative control: without its memory the program would repeat everything, so it refuses.
 #[test]
 fn a_lost_state_is_refused_not_repeated() {

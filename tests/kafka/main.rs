@@ -1,7 +1,13 @@
 //! The Kafka transport against a real Apache Kafka, which `tests/run` fetches.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test program")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::print_stdout,
+    clippy::format_collect,
+    reason = "a test program"
+)]
 
 mod binary;
 mod broker;

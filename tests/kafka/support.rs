@@ -212,14 +212,16 @@ pub fn violations(records: &[Record]) -> Vec<String> {
             }
         }
         for pair in records.windows(2) {
+            // All that is stated, every metric and the estimated flag.
             let figures = |record: &Record| {
-                let data = &record.event["data"];
-                (
-                    data["unblendedCost"].clone(),
-                    data["estimated"].clone(),
-                    record.event["change"] == "removed",
-                )
+                let mut data = record.event["data"].clone();
+                data.as_object_mut().unwrap().remove("previous");
+                (data, record.event["change"] == "removed")
             };
+            let previous = &pair[1].event["data"]["previous"];
+            if previous["unblendedCost"] != pair[0].event["data"]["unblendedCost"] {
+                found.push(format!("{key}: revision {} follows another one", pair[1].revision()));
+            }
             if figures(pair[0]) == figures(pair[1]) {
                 found.push(format!("{key}: revision {} states nothing new", pair[1].revision()));
             }

@@ -15,6 +15,7 @@ use audience::{Audience, Observed, Style};
 use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::environment;
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         TransportConfig,
     },
     cost::{CostMetric, Granularity, midnight},
-    cycle::{self, ClaimWatch, Context},
+    cycle::{self, ClaimWatch, Context, When},
     dedup::Ledger,
     event::EventFactory,
     exit::{Exit, report},
@@ -142,7 +143,7 @@ fn prepare(args: &DemoArgs) -> Result<(Stage, Script), Exit> {
     let mut dir = None;
     if args.config.is_empty() {
         let folder = args.dir.clone().unwrap_or_else(|| {
-            std::env::temp_dir().join(format!("amazon-billing-source-demo-{}", std::process::id()))
+            std::env::temp_dir().join(format!("amazon-billing-source-demo-{}", Uuid::new_v4().simple()))
         });
         std::fs::create_dir_all(&folder).map_err(|error| {
             fail(&format!("could not create the folder `{}`: {error}", folder.display()), None)
@@ -223,7 +224,8 @@ async fn play<T: Transport>(
         let began = Instant::now();
         clock.set(*now);
         let cycle =
-            cycle::run(&context, &aws, &mut ledger, &mut watch, &[Granularity::Daily], &shutdown).await;
+            cycle::run(&context, &aws, &mut ledger, &mut watch, &[Granularity::Daily], When::Now, &shutdown)
+                .await;
         let result = match cycle {
             Ok(report) => audience.poll(*now, &report, transport.take(), &simulator.bill().cost()),
             Err(error) => {

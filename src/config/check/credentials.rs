@@ -202,8 +202,9 @@ pub(super) fn secret_file(
         ),
         None => {
             if readable_by_others(path) {
-                warnings
-                    .push(format!("{key}: `{shown}` is readable by its group or by others; `chmod 600` it"));
+                warnings.push(format!(
+                    "{key}: `{shown}` can be read by every user of this machine; `chmod 600` it"
+                ));
             }
             return Some(secret);
         }
@@ -215,7 +216,8 @@ pub(super) fn secret_file(
 fn readable_by_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
 
-    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0)
+    // The group is left alone: Kubernetes shows mounted secrets to it.
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 #[cfg(not(unix))]

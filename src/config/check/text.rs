@@ -57,13 +57,14 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, (String, Option<&'static 
             });
         }
     };
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    if authority.contains('@') {
+    // Behind the first slash, too: a password may hold one that was not encoded.
+    if rest.contains('@') {
         return Err((
             "contains a user or password".to_owned(),
             Some("requests are signed; set `credentials`"),
         ));
     }
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
     if text.contains(['?', '#']) || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(wrong("only a scheme, a host, a port and a path belong in it"));
     }
@@ -176,7 +177,7 @@ mod tests {
         ] {
             assert_eq!(endpoint(text).ok().map(|endpoint| endpoint.exposed), exposed, "{text}");
         }
-        for text in ["http://user:hunter2@host", "ftp://user:hunter2@host"] {
+        for text in ["http://user:hunter2@host", "http://user:hunter2/9@host", "ftp://user:hunter2@host"] {
             assert!(!endpoint(text).unwrap_err().0.contains("hunter2"), "{text}");
         }
     }

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     time::{Duration, Instant},
 };
 
@@ -109,7 +108,7 @@ impl Inner {
         });
         let events = events.collect::<Result<_, TransportError>>()?;
         let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
-        let lineage = lineage.unwrap_or_else(new_lineage);
+        let lineage = lineage.unwrap_or_else(|| Uuid::new_v4().to_string());
         Ok(Prepared {
             partition: partition_of(&batch.scope, layout.state_partitions),
             connection: ConnectionRecord::new(layout.state_partitions, lineage, batch.connection),
@@ -364,10 +363,4 @@ fn is_too_large(error: &KafkaError) -> bool {
         code(error),
         Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize)
     )
-}
-
-/// Another one for every log, without a random number generator.
-fn new_lineage() -> String {
-    let seed = RandomState::new().hash_one(std::process::id());
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, &seed.to_be_bytes()).to_string()
 }

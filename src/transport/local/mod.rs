@@ -19,7 +19,7 @@ use std::{
 use output::{LogFile, Output};
 use store::Store;
 
-use super::{Batch, Delivery, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use super::{Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
 use crate::{
     config::LocalConfig,
     dedup::{ConnectionState, Ledger},
@@ -49,7 +49,24 @@ impl Local {
         Ok(Self(Arc::new(Mutex::new(Inner { store, output }))))
     }
 
-    /// The same with a stream of the caller's: the demo's readable lines, a test's buffer.
+    /// What `check` may know. Where nothing was published yet, nothing is created either: the user
+    /// who checks need not be the one who runs.
+    ///
+    /// # Errors
+    /// As [`Local::connect`].
+    pub async fn examine(config: &LocalConfig) -> Result<Vec<String>, TransportError> {
+        if store::exists(&config.state)? {
+            return Self::connect(config)?.check().await;
+        }
+        let state = store::probe(&config.state)?;
+        let output = match &config.output {
+            None => "output `stdout` can be written".to_owned(),
+            Some(path) => output::probe(path)?,
+        };
+        Ok(vec![state, output])
+    }
+
+    /// As [`Local::connect`] with a stream of the caller's: a test's buffer.
     ///
     /// # Errors
     /// As [`Local::connect`].
@@ -99,14 +116,20 @@ impl Transport for Local {
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         self.blocking(move |inner| {
             inner.store.expect_end(&batch.scope, batch.recovered_to)?;
-            let mut lines = Vec::with_capacity(batch.events.len());
-            for outgoing in &batch.events {
-                lines.push(structured_json(outgoing.event.clone()).map_err(|e| {
+            let mut events = Vec::with_capacity(batch.events.len());
+            for Outgoing { event, record, .. } in batch.events {
+                let line = structured_json(event).map_err(|e| {
                     TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-                })?);
+                })?;
+                events.push((record, line));
             }
-            let numbers = inner.store.commit(&batch, lines)?;
-            inner.output.drain(&mut inner.store)?;
+            let numbers = inner.store.commit(&batch.scope, &batch.connection, &events)?;
+            drop(events);
+            // Stored from here on: whatever fails now, the outbox has the events.
+            inner
+                .output
+                .drain(&mut inner.store)
+                .map_err(|error| TransportError { kind: Kind::Unknown, ..error })?;
             Ok(numbers.into_iter().map(Delivery::Stored).collect())
         })
         .await

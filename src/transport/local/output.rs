@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::store::{Pending, Store};
+use super::store::{Pending, Store, writable_folder};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// How every line of ours begins.
@@ -54,12 +54,18 @@ impl Output {
     pub(super) fn drain(&mut self, store: &mut Store) -> Result<(), TransportError> {
         let pending = store.outbox()?;
         let Some(last) = pending.last().map(|event| event.number) else { return Ok(()) };
+        if let Self::File(log) = self {
+            log.follow_rotation(store)?;
+        }
         self.write(&pending).map_err(|e| self.failed("write to", &e))?;
         match self {
             Self::Stream { .. } => store.written(last, None),
             Self::File(log) => {
                 store.written(last, Some((&log.name, log.end)))?;
-                log.written.clear();
+                // Only these: a state restored from a backup knows less than the file holds.
+                for event in &pending {
+                    log.written.remove(&event.id);
+                }
                 Ok(())
             }
         }
@@ -80,8 +86,14 @@ impl Output {
                 writer.flush()
             }
             Self::File(log) => {
-                // Past what is proven there may be half a line of an attempt that failed.
-                log.file.set_len(log.end)?;
+                let length = log.file.metadata()?.len();
+                if length < log.end {
+                    tracing::warn!(path = %log.path.display(), "the output was cut by somebody else; going on where it ends now");
+                    log.end = length;
+                } else if length > log.end {
+                    // Half a line of an attempt that failed.
+                    log.file.set_len(log.end)?;
+                }
                 log.file.seek(SeekFrom::Start(log.end))?;
                 log.file.write_all(&bytes)?;
                 log.file.sync_data()?;
@@ -106,11 +118,7 @@ impl LogFile {
     /// Opens or creates the file and brings it in order: a torn last line of ours is cut, and what
     /// a crash left past the noted position is known from then on. Whatever is not ours is refused.
     pub(super) fn open(path: &Path, store: &Store) -> Result<Self, TransportError> {
-        let error = |e: io::Error| {
-            let message = format!("could not open the output `{}`: {e}", path.display());
-            TransportError::new(Kind::Unavailable, message)
-                .with_hint("the folder must exist and be writable for this user; see `local.output`")
-        };
+        let error = |e: io::Error| not_opened(path, &e);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -128,7 +136,11 @@ impl LogFile {
             Err(TryLockError::Error(e)) => return Err(error(e)),
         }
         let name = std::path::absolute(path).map_err(error)?.to_string_lossy().into_owned();
-        let length = file.metadata().map_err(error)?.len();
+        let metadata = file.metadata().map_err(error)?;
+        if !metadata.is_file() {
+            return Err(not_regular(path));
+        }
+        let length = metadata.len();
         let noted = store.position(&name)?;
         if noted.is_none() && length > 0 && store.is_new()? {
             return Err(events_without_state(path));
@@ -152,6 +164,32 @@ impl LogFile {
             store.set_position(&log.name, log.end)?;
         }
         Ok(log)
+    }
+
+    /// A file that was renamed or deleted under its old name is left to whoever did that; the lines
+    /// go on in a new one.
+    fn follow_rotation(&mut self, store: &Store) -> Result<(), TransportError> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        tracing::info!(path = %self.path.display(), "the output was rotated");
+        store.set_position(&self.name, 0)?;
+        let path = self.path.clone();
+        *self = Self::open(&path, store)?;
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::metadata(&self.path).map(identity);
+        there.is_ok_and(|there| self.file.metadata().map(identity).is_ok_and(|here| here == there))
+    }
+
+    #[cfg(not(unix))]
+    fn is_in_place(&self) -> bool {
+        self.path.exists()
     }
 
     /// Reads the lines from a position on, which must be events; the last one may be torn.
@@ -194,6 +232,30 @@ impl LogFile {
         TransportError::new(Kind::Foreign, message)
             .with_hint("it was left as it is; point `local.output` to a file of its own")
     }
+}
+
+/// Whether a new file could be created; one that is there has no state and is refused, as by `run`.
+pub(super) fn probe(path: &Path) -> Result<String, TransportError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {}
+        Ok(metadata) if metadata.is_file() => return Err(events_without_state(path)),
+        Ok(_) => return Err(not_regular(path)),
+        Err(_) => writable_folder(path).map_err(|e| not_opened(path, &e))?,
+    }
+    Ok(format!("output `{}` can be written", path.display()))
+}
+
+fn not_opened(path: &Path, error: &io::Error) -> TransportError {
+    let message = format!("could not open the output `{}`: {error}", path.display());
+    TransportError::new(Kind::Unavailable, message)
+        .with_hint("the folder must exist and be writable for this user; see `local.output`")
+}
+
+fn not_regular(path: &Path) -> TransportError {
+    let message = format!("the output `{}` is no regular file", path.display());
+    TransportError::new(Kind::Foreign, message).with_hint(
+        "it could not be asked which events it already has; write to stdout, `output = \"-\"`, and redirect that",
+    )
 }
 
 /// Half a line of ours, or the zeros a file system leaves after a power cut.

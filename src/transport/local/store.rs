@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params}
 
 use crate::{
     dedup::{ConnectionState, Ledger},
-    transport::{Batch, StateRecord, TransportError, TransportErrorKind as Kind},
+    transport::{StateRecord, TransportError, TransportErrorKind as Kind},
 };
 
 /// `PRAGMA application_id`: "ABS1". Tells our files from anybody else's.
@@ -143,14 +143,24 @@ impl Store {
     }
 
     /// Keys, connection and outbox in one transaction. Returns the number of each event.
-    pub(super) fn commit(&mut self, batch: &Batch, lines: Vec<Vec<u8>>) -> Result<Vec<u64>, TransportError> {
+    pub(super) fn commit(
+        &mut self,
+        scope: &str,
+        connection: &ConnectionState,
+        events: &[(StateRecord, Vec<u8>)],
+    ) -> Result<Vec<u64>, TransportError> {
         let path = self.path.clone();
-        self.try_commit(batch, lines).map_err(|e| failed(&path, "write", &e))
+        self.try_commit(scope, connection, events).map_err(|e| failed(&path, "write", &e))
     }
 
-    fn try_commit(&mut self, batch: &Batch, lines: Vec<Vec<u8>>) -> rusqlite::Result<Vec<u64>> {
+    fn try_commit(
+        &mut self,
+        scope: &str,
+        connection: &ConnectionState,
+        events: &[(StateRecord, Vec<u8>)],
+    ) -> rusqlite::Result<Vec<u64>> {
         let transaction = self.db.transaction()?;
-        let mut numbers = Vec::with_capacity(lines.len());
+        let mut numbers = Vec::with_capacity(events.len());
         {
             let mut put_record = transaction.prepare_cached(
                 "INSERT INTO ledger (scope, period, service, grp, record) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -158,10 +168,9 @@ impl Store {
             )?;
             let mut put_event =
                 transaction.prepare_cached("INSERT INTO outbox (id, event) VALUES (?1, ?2)")?;
-            for (outgoing, line) in batch.events.iter().zip(lines) {
-                let record = &outgoing.record;
+            for (record, line) in events {
                 put_record.execute(params![
-                    batch.scope,
+                    scope,
                     record.period.label(),
                     record.service,
                     record.group.as_deref().unwrap_or_default(),
@@ -170,14 +179,14 @@ impl Store {
                 put_event.execute(params![record.event_id.to_string(), line])?;
                 numbers.push(u64::try_from(transaction.last_insert_rowid()).unwrap_or_default());
             }
-            let state = serde_json::to_string(&batch.connection).expect("plain data");
+            let state = serde_json::to_string(connection).expect("plain data");
             transaction
                 .prepare_cached(
                     "INSERT INTO connections (scope, state, last_number) VALUES (?1, ?2, ?3)
                      ON CONFLICT DO UPDATE SET state = excluded.state,
                      last_number = max(last_number, excluded.last_number)",
                 )?
-                .execute(params![batch.scope, state, numbers.last().copied().unwrap_or(0)])?;
+                .execute(params![scope, state, numbers.last().copied().unwrap_or(0)])?;
         }
         transaction.commit()?;
         Ok(numbers)
@@ -240,6 +249,25 @@ fn put_position(db: &Connection, path: &str, position: u64) -> rusqlite::Result<
         params![path, position],
     )
     .map(drop)
+}
+
+/// Whether there is a state of ours.
+pub(super) fn exists(path: &Path) -> Result<bool, TransportError> {
+    inspect(path)
+}
+
+/// Whether a state could be created.
+pub(super) fn probe(path: &Path) -> Result<String, TransportError> {
+    writable_folder(path).map_err(|e| unavailable(path, "create", &e))?;
+    Ok(format!("the state `{}` does not exist yet and can be created", path.display()))
+}
+
+/// Creates a file beside `path` and removes it again.
+pub(super) fn writable_folder(path: &Path) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.probe", std::process::id()));
+    File::create(&name)?;
+    std::fs::remove_file(&name)
 }
 
 /// Reads the state beside a running process, without its lock and without writing anything.

@@ -106,7 +106,7 @@ async fn a_stream_that_fails_gets_the_outbox_again_to_the_letter() {
     {
         let local = Local::with_writer(&state, Box::new(Failing(Arc::clone(&first), 100))).unwrap();
         let error = local.publish(batch(0, &[change("Tax", 1), change("A", 1)])).await.unwrap_err();
-        assert_eq!(error.kind, Kind::Unavailable);
+        assert_eq!(error.kind, Kind::Unknown);
         assert!(error.hint.unwrap().contains("nothing is lost"));
     }
     let second = Arc::new(Mutex::new(Vec::new()));
@@ -130,8 +130,9 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let mut inner = lock(&local.0).unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let lines = batch.events.iter().map(|e| structured_json(e.event.clone()).unwrap()).collect();
-        inner.store.commit(&batch, lines).unwrap();
+        let line = |outgoing: Outgoing| (outgoing.record, structured_json(outgoing.event).unwrap());
+        let events: Vec<_> = batch.events.into_iter().map(line).collect();
+        inner.store.commit(&batch.scope, &batch.connection, &events).unwrap();
         inner.store.checkpoint().unwrap();
     }
     let before = fs::read(folder.path("out.jsonl")).unwrap();
@@ -157,6 +158,61 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
         local.recover(&scope(), &mut Ledger::new()).await.unwrap();
         assert_eq!(fs::read(folder.path("out.jsonl")).unwrap(), whole, "torn at {length}");
     }
+}
+
+#[tokio::test]
+async fn a_file_rotated_or_cut_under_a_running_process_is_followed() {
+    let folder = Folder::new();
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
+    fs::rename(folder.path("out.jsonl"), folder.path("out.jsonl.1")).unwrap();
+    local.publish(batch(1, &[change("Tax", 2)])).await.unwrap();
+    assert_eq!(folder.lines().len(), 1, "a new file");
+    fs::OpenOptions::new().write(true).open(folder.path("out.jsonl")).unwrap().set_len(0).unwrap();
+    local.publish(batch(2, &[change("Tax", 3)])).await.unwrap();
+    let lines = folder.lines();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with('{') && lines[0].contains("\"revision\":3"), "{lines:?}");
+    drop(local);
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(3, &[change("Tax", 4)])).await.unwrap();
+    assert_eq!(folder.lines().len(), 2);
+    assert_eq!(fs::read_to_string(folder.path("out.jsonl.1")).unwrap().lines().count(), 1);
+}
+
+/// The state is older than the file: every event decided again is in the file already.
+#[tokio::test]
+async fn a_restored_state_repeats_nothing_in_the_file() {
+    let folder = Folder::new();
+    {
+        let local = Local::connect(&folder.config()).unwrap();
+        local.publish(batch(0, &[change("Tax", 1)])).await.unwrap();
+        local.close().await.unwrap();
+    }
+    let backup = fs::read(folder.path("state.db")).unwrap();
+    {
+        let local = Local::connect(&folder.config()).unwrap();
+        local.publish(batch(1, &[change("B", 1)])).await.unwrap();
+        local.publish(batch(2, &[change("C", 1)])).await.unwrap();
+    }
+    for leftover in ["state.db-wal", "state.db-shm"] {
+        fs::remove_file(folder.path(leftover)).ok();
+    }
+    fs::write(folder.path("state.db"), backup).unwrap();
+    let local = Local::connect(&folder.config()).unwrap();
+    local.publish(batch(1, &[change("B", 1)])).await.unwrap();
+    local.publish(batch(2, &[change("C", 1), change("D", 1)])).await.unwrap();
+    let lines = folder.lines();
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_device_is_no_output_file() {
+    let folder = Folder::new();
+    let config = LocalConfig { output: Some(PathBuf::from("/dev/null")), state: folder.path("state.db") };
+    let error = refused(&config);
+    assert_eq!(error.kind, Kind::Foreign);
+    assert!(error.hint.unwrap().contains("output = \"-\""));
 }
 
 #[tokio::test]

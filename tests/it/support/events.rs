@@ -99,8 +99,8 @@ impl Log {
         let mut totals: BTreeMap<String, Decimal> = BTreeMap::new();
         for event in self.latest().into_values() {
             let data = &event["data"];
-            let date: Date = text(data, "date")[..10].parse().unwrap();
-            if data["accountId"] == account && from <= date && date < to {
+            let day: Date = text(data, "date")[..10].parse().unwrap();
+            if data["accountId"] == account && from <= day && day < to {
                 *totals.entry(text(data, "service").to_owned()).or_default() +=
                     amount(&data[metric.member_name()]);
             }
@@ -138,7 +138,7 @@ impl Log {
 }
 
 /// Parses a line and checks it: the CloudEvents specification's rules, and our own structure.
-pub(crate) fn check_event(line: &str) -> Value {
+fn check_event(line: &str) -> Value {
     let parsed: Event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     assert_eq!(validate(&parsed), [], "{line}");
     let event: Value = serde_json::from_str(line).unwrap();

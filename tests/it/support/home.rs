@@ -149,6 +149,11 @@ impl Home {
         Running::spawn(self.command(["run", "--config", "billing.toml"]))
     }
 
+    /// `run --once`, under way.
+    pub(crate) fn start_once(&self) -> Running {
+        Running::spawn(self.command(["run", "--config", "billing.toml", "--once"]))
+    }
+
     /// One cycle in this process, at the time of a clock.
     pub(crate) fn poll(&self, clock: &Clock) -> Exit {
         let loaded = config::load(&[self.path("billing.toml")], self.overrides.clone()).unwrap();
@@ -171,7 +176,7 @@ impl Home {
         Log::read(&self.path("events.jsonl"))
     }
 
-    /// What `config::load` says of `billing.toml`, for a test that looks at the state.
+    /// The state, to look at.
     pub(crate) fn state(&self) -> rusqlite::Connection {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         rusqlite::Connection::open_with_flags(self.path("state.db"), flags).unwrap()

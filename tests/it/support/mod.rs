@@ -6,7 +6,7 @@ pub(crate) mod home;
 pub(crate) mod running;
 
 pub(crate) use aws::Aws;
-pub(crate) use events::{Log, check_event};
+pub(crate) use events::Log;
 pub(crate) use home::{Connection, Home, Ran, SECRET, TOKEN, transcript};
 pub(crate) use running::Running;
 
@@ -18,7 +18,7 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 
 /// Longer than anything here takes, even beside a compiler; then a test has failed.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Where simulators run, and what runs in this process.
 pub(crate) fn runtime() -> &'static Runtime {
