@@ -73,6 +73,8 @@ impl Store {
         let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(error)?;
         db.pragma_update(None, "journal_mode", "WAL").map_err(error)?;
         db.pragma_update(None, "synchronous", "FULL").map_err(error)?;
+        // Half a megabyte of pages: rows are written in the order of their keys and read once.
+        db.pragma_update(None, "cache_size", -512).map_err(error)?;
         let mut store = Self { db, path: path.to_owned(), _lock: lock };
         if fresh {
             store.create()?;
