@@ -100,7 +100,7 @@ fn what_differs_from_an_event_fails() {
     let [open, _] = &contracts.event;
     let mut kinds = BTreeSet::new();
     let mut passed = BTreeSet::new();
-    for event in sample(60).iter().flat_map(events::History::json) {
+    for event in sample(30).iter().flat_map(events::History::json) {
         let [data, _] = contracts.data(&event);
         for mutant in mutants(&event) {
             // The whole event's schema sees it, and where it is in `data`, that one's alone.
