@@ -3,17 +3,23 @@
 //! What is printed is the file, byte for byte; nothing is made here.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     fs,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
-use clap::builder::PossibleValuesParser;
+use clap::{
+    Arg, Command, Error,
+    builder::{PossibleValue, TypedValueParser},
+    error::ErrorKind,
+};
 use serde_json::json;
 
 use super::print;
 use crate::{
+    config::suggestion,
     event::SCHEMA_BASE,
     exit::{Exit, report},
 };
@@ -73,6 +79,11 @@ pub const CONTRACTS: [Contract; 5] = [
 ];
 
 impl Contract {
+    /// The last word of the name, which does as well: `daily`.
+    pub fn short_name(&self) -> &'static str {
+        self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
     /// Its address; of the schemas of `data` what `dataschema` and `$id` say.
     pub fn id(&self) -> String {
         format!("{SCHEMA_BASE}/{}", self.path)
@@ -85,14 +96,44 @@ impl Contract {
 Example:
   amazon-billing-source schema                                    # what there is
   amazon-billing-source schema amazon.billing.daily > daily.json
-  amazon-billing-source schema --to contracts                     # all of them, for tools that follow references")]
+  amazon-billing-source schema --to contracts                     # all of them, as files")]
 pub struct SchemaArgs {
     /// Event type or document; without it, the list of them, as JSON lines in a pipe
-    #[arg(value_name = "TYPE", value_parser = PossibleValuesParser::new(CONTRACTS.map(|contract| contract.name)))]
-    name: Option<String>,
+    #[arg(value_name = "TYPE", value_parser = ContractParser)]
+    contract: Option<Contract>,
     /// Write every file below a folder, in the layout they refer to each other by
-    #[arg(long, value_name = "DIR", conflicts_with = "name")]
+    #[arg(long, value_name = "DIR", conflicts_with = "contract")]
     to: Option<PathBuf>,
+}
+
+/// Finds a contract by its name; for another one it knows the nearest.
+#[derive(Clone, Copy, Debug)]
+struct ContractParser;
+
+impl TypedValueParser for ContractParser {
+    type Value = Contract;
+
+    fn parse_ref(&self, cmd: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Contract, Error> {
+        let written = value.to_string_lossy();
+        let named = |contract: &&Contract| contract.name == written || contract.short_name() == written;
+        CONTRACTS.iter().find(named).copied().ok_or_else(|| {
+            let names = CONTRACTS.map(|contract| contract.name);
+            let (hint, _) = match suggestion(&written, &CONTRACTS.map(|contract| contract.short_name())) {
+                near @ (_, Some(_)) => near,
+                _ => suggestion(&written, &names),
+            };
+            let text =
+                format!("`{written}` is no event type of this program, and no document\n  hint: {hint}\n");
+            Error::raw(ErrorKind::InvalidValue, text).with_cmd(cmd)
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let values = CONTRACTS.iter().map(|contract| {
+            PossibleValue::new(contract.name).alias(contract.short_name()).help(contract.about)
+        });
+        Some(Box::new(values))
+    }
 }
 
 /// Prints one contract or the list, or writes them all.
@@ -109,12 +150,9 @@ pub fn run(args: &SchemaArgs) -> Exit {
             }
         };
     }
-    match &args.name {
+    match &args.contract {
         None => print(&list(!io::stdout().is_terminal())),
-        Some(name) => {
-            let found = CONTRACTS.iter().find(|contract| contract.name == name);
-            print(found.expect("the command line takes no other name").text)
-        }
+        Some(contract) => print(contract.text),
     }
 }
 

@@ -84,13 +84,25 @@ fn the_official_parser_sees_what_is_wrong() {
     }
     let text = fs::read_to_string(tree.path().join("asyncapi.yaml")).unwrap();
     let edits = [
-        ("a reference to nothing", "'#/components/messages/kafkaStructured'", "'#/components/messages/other'"),
-        ("a file that is not there", "./amazon.billing.hourly/1.0.0.json", "./amazon.billing.hourly/1.0.1.json"),
+        (
+            "a reference to nothing",
+            "'#/components/messages/kafkaStructured'",
+            "'#/components/messages/other'",
+        ),
+        (
+            "a file that is not there",
+            "./amazon.billing.hourly/1.0.0.json",
+            "./amazon.billing.hourly/1.0.1.json",
+        ),
         ("an action there is not", "action: send", "action: publish"),
         ("a binding of another type", "partitions: 6", "partitions: six"),
         ("a binding of no version", "bindingVersion: 0.1.0", "bindingVersion: 9.9.9"),
         ("a parameter that is not described", "address: '{topic}'", "address: '{topic}-{region}'"),
-        ("a message of another channel", "'#/channels/nats/messages/structured'", "'#/channels/kafka/messages/structured'"),
+        (
+            "a message of another channel",
+            "'#/channels/nats/messages/structured'",
+            "'#/channels/kafka/messages/structured'",
+        ),
     ];
     let files: Vec<_> = edits
         .iter()
@@ -143,7 +155,9 @@ fn the_examples_are_real_messages() {
     let [new, removed] = function().events().try_into().unwrap();
     for (channel, binding, mode) in FORMS {
         let expected: &[(&str, &[(&str, &Event)])] = match mode {
-            ContentMode::Binary => &[("dailyBinary", &[("revised", &revised)]), ("hourlyBinary", &[("new", &new)])],
+            ContentMode::Binary => {
+                &[("dailyBinary", &[("revised", &revised)]), ("hourlyBinary", &[("new", &new)])]
+            }
             ContentMode::Structured => &[("structured", &[("revised", &revised), ("removed", &removed)])],
         };
         for (name, examples) in expected {
@@ -181,15 +195,24 @@ fn every_message_is_as_described() {
             let key_schema = (!key_schema.is_null()).then(|| validator(key_schema));
             for event in events {
                 let (headers, payload, wire) = as_example(binding, mode, event);
-                assert_eq!(problems(&headers_schema, &headers), Vec::<String>::new(), "{channel} {mode:?} {headers}");
-                assert_eq!(problems(&payload_schema, &payload), Vec::<String>::new(), "{channel} {mode:?} {payload}");
+                assert_eq!(
+                    problems(&headers_schema, &headers),
+                    Vec::<String>::new(),
+                    "{channel} {mode:?} {headers}"
+                );
+                assert_eq!(
+                    problems(&payload_schema, &payload),
+                    Vec::<String>::new(),
+                    "{channel} {mode:?} {payload}"
+                );
                 assert_eq!(wire.key.is_some(), key_schema.is_some());
                 if let (Some(key), Some(schema)) = (wire.key, &key_schema) {
                     assert!(schema.is_valid(&json!(key)), "{key}");
                 }
                 // In binary mode the payload's type is the event's own.
                 let content_type = described["contentType"].as_str().unwrap();
-                let sent = ["content-type", "Content-Type", "ce-datacontenttype"].map(|name| headers[name].as_str());
+                let sent =
+                    ["content-type", "Content-Type", "ce-datacontenttype"].map(|name| headers[name].as_str());
                 assert!(sent.iter().flatten().count() == 1);
                 assert!(sent.iter().flatten().all(|sent| sent.starts_with(content_type)), "{sent:?}");
             }

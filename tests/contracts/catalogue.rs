@@ -38,7 +38,9 @@ fn every_attribute_and_member_has_its_row_with_meaning_form_and_stability() {
                 Some((_, member @ ("amount" | "unit"))) => {
                     expected.insert(format!("data.<metric>.{member}"));
                 }
-                Some(("previous", member)) if CostMetric::ALL.map(CostMetric::member_name).contains(&member) => {
+                Some(("previous", member))
+                    if CostMetric::ALL.map(CostMetric::member_name).contains(&member) =>
+                {
                     expected.insert("data.previous.<metric>".to_owned());
                 }
                 _ => {

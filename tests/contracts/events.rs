@@ -170,17 +170,17 @@ pub(crate) fn database() -> History {
         service: "Amazon Relational Database Service".to_owned(),
         group: None,
         observed_at: "2023-01-28T05:11:10Z".parse().unwrap(),
-        answers: vec![Some((amounts(&metrics, "0.21"), true)), Some((amounts(&metrics, "0.2672917174"), true))],
+        answers: vec![
+            Some((amounts(&metrics, "0.21"), true)),
+            Some((amounts(&metrics, "0.2672917174"), true)),
+        ],
     }
 }
 
 /// An hour of a linked account's functions: new, then gone.
 pub(crate) fn function() -> History {
     History {
-        scope: Scope {
-            group_by: Some(GroupBy::Dimension("LINKED_ACCOUNT".to_owned())),
-            ..database().scope
-        },
+        scope: Scope { group_by: Some(GroupBy::Dimension("LINKED_ACCOUNT".to_owned())), ..database().scope },
         period: Period::from_label("2023-01-27T13").unwrap(),
         service: "AWS Lambda".to_owned(),
         group: Some(("444455556666".to_owned(), Some("payments".to_owned()))),

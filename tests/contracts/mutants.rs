@@ -96,9 +96,11 @@ fn retyped(event: &Value, found: &mut Vec<Mutant>) {
     places.extend(event["data"].as_object().unwrap().keys().map(|name| format!("/data/{name}")));
     for parent in ["/data", "/data/previous"] {
         let Some(members) = event.pointer(parent) else { continue };
-        places.extend(figures(members).iter().flat_map(|figure| {
-            ["amount", "unit"].map(|member| format!("{parent}/{figure}/{member}"))
-        }));
+        places.extend(
+            figures(members)
+                .iter()
+                .flat_map(|figure| ["amount", "unit"].map(|member| format!("{parent}/{figure}/{member}"))),
+        );
         places.extend(members.get("estimated").map(|_| format!("{parent}/estimated")));
     }
     for group in ["/data/groups", "/data/groupNames"] {
@@ -122,27 +124,48 @@ fn misformed(event: &Value, found: &mut Vec<Mutant>) {
     let hourly = event["data"]["granularity"] == "HOURLY";
     let other = if hourly { "2023-01-27" } else { "2023-01-27T13:00:00Z" };
     let half = if hourly { "2023-01-27T13:30:00Z" } else { "2023-01-27T13:00:00Z" };
-    let instants = [half, "2023-01-27", "2023-01-27T00:00:00+01:00", "2023-02-30T00:00:00Z", "2023-01-27 00:00:00Z"];
+    let instants =
+        [half, "2023-01-27", "2023-01-27T00:00:00+01:00", "2023-02-30T00:00:00Z", "2023-01-27 00:00:00Z"];
     let mut texts = vec![
         ("/data/date", vec![other, "27.01.2023", "2023-1-27", "2023-02-30", ""]),
-        ("/data/granularity", vec!["daily", "hourly", "MONTHLY", "", if hourly { "DAILY" } else { "HOURLY" }]),
+        (
+            "/data/granularity",
+            vec!["daily", "hourly", "MONTHLY", "", if hourly { "DAILY" } else { "HOURLY" }],
+        ),
         ("/data/periodStart", instants.to_vec()),
         ("/data/periodEnd", instants.to_vec()),
         ("/data/accountId", vec!["11112222333", "1111222233334", "11112222333a", "1111-2222-3333", ""]),
         ("/specversion", vec!["0.3", "1.1", ""]),
-        ("/id", vec!["", "7", "F10CD2AC-F985-5FD4-A739-21F3A3054650", "f10cd2ac-f985-4fd4-a739-21f3a3054650"]),
+        (
+            "/id",
+            vec!["", "7", "F10CD2AC-F985-5FD4-A739-21F3A3054650", "f10cd2ac-f985-4fd4-a739-21f3a3054650"],
+        ),
         ("/source", vec!["", "not a uri %%"]),
         ("/type", vec!["", "amazon.billing", "daily", "amazon.billing.monthly", "amazon.billing.daily.v2"]),
         ("/subject", vec!["", "2023-01-27", "AWS Lambda", "2023-01-27/AWS Lambda", "2023-01/tax"]),
-        ("/time", vec!["", "2023-01-28", "2023-01-28T06:11:10.5Z", "2023-01-28T06:11:10+00:00", "2023-01-28T26:11:10Z"]),
+        (
+            "/time",
+            vec![
+                "",
+                "2023-01-28",
+                "2023-01-28T06:11:10.5Z",
+                "2023-01-28T06:11:10+00:00",
+                "2023-01-28T26:11:10Z",
+            ],
+        ),
         ("/datacontenttype", vec!["", "text/plain", "application/cloudevents+json"]),
         ("/dataschema", vec!["", "1.0.0.json", "https://example.com/1.0.0.json"]),
-        ("/partitionkey", vec!["", "111122223333", "main/daily/2023-01-27/tax", "111122223333/daily/2023-01-27/Tax"]),
+        (
+            "/partitionkey",
+            vec!["", "111122223333", "main/daily/2023-01-27/tax", "111122223333/daily/2023-01-27/Tax"],
+        ),
         ("/change", vec!["", "New", "changed", "deleted"]),
     ];
     for figure in figures(&event["data"]).iter().take(1) {
         let place = format!("/data/{figure}/amount");
-        for text in ["", "1,5", "NaN", "Infinity", "0x10", "1_000", " 1", "1 USD", "--1", ".", "e5", "1e", "١"] {
+        for text in
+            ["", "1,5", "NaN", "Infinity", "0x10", "1_000", " 1", "1 USD", "--1", ".", "e5", "1e", "١"]
+        {
             let name = format!("an amount `{text}`");
             push(found, name, Part::Data, with(event, &place, json!(text)));
         }
@@ -179,7 +202,10 @@ fn contradictory(event: &Value, found: &mut Vec<Mutant>) {
     };
     for attribute in ["type", "dataschema", "partitionkey"] {
         let text = swap(event[attribute].as_str().unwrap());
-        add(&format!("{attribute} of the other granularity"), with(event, &format!("/{attribute}"), json!(text)));
+        add(
+            &format!("{attribute} of the other granularity"),
+            with(event, &format!("/{attribute}"), json!(text)),
+        );
     }
     let subject = event["subject"].as_str().unwrap();
     let (period, rest) = subject.split_once('/').unwrap();

@@ -77,7 +77,10 @@ fn every_property_of_the_schemas_is_emitted() {
     for metric in CostMetric::ALL {
         for path in [DAILY, HOURLY] {
             assert!(missing.contains(&(path, metric.member_name().to_owned())), "{path} {metric}");
-            assert!(missing.contains(&(path, format!("previous.{}", metric.member_name()))), "{path} {metric}");
+            assert!(
+                missing.contains(&(path, format!("previous.{}", metric.member_name()))),
+                "{path} {metric}"
+            );
         }
     }
     let mut changes = BTreeSet::new();

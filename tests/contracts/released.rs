@@ -64,7 +64,8 @@ fn sha256(bytes: &[u8]) -> String {
 /// The versioned files of each folder, oldest first.
 fn versions(tree: &Path) -> BTreeMap<String, Vec<([u32; 3], PathBuf)>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for folder in fs::read_dir(tree).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+    for folder in fs::read_dir(tree).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+    {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
             let stem = path.file_stem().unwrap().to_str().unwrap();
@@ -134,7 +135,8 @@ fn what_would_break_a_consumer_is_seen() {
     let removed = |tree: &Path| fs::remove_file(tree.join(EVENT)).unwrap();
     check("a released file removed", removed, &["was released and is gone"]);
     let unlisted = |tree: &Path| {
-        let text = fs::read_to_string(tree.join(DAILY)).unwrap().replace("daily/1.0.0.json", "daily/1.0.1.json");
+        let text =
+            fs::read_to_string(tree.join(DAILY)).unwrap().replace("daily/1.0.0.json", "daily/1.0.1.json");
         fs::write(tree.join("amazon.billing.daily/1.0.1.json"), text).unwrap();
     };
     check("a new file that is not in the list", unlisted, &["is not in the list"]);
@@ -169,11 +171,7 @@ fn what_would_break_a_consumer_is_seen() {
             |s| s["definitions"]["figure"]["properties"]["amount"] = json!({ "type": "number" }),
             &["amount/pattern", "amount/type"],
         ),
-        (
-            "another pattern",
-            |s| s["properties"]["date"]["pattern"] = json!("^.*$"),
-            &["date/pattern"],
-        ),
+        ("another pattern", |s| s["properties"]["date"]["pattern"] = json!("^.*$"), &["date/pattern"]),
         ("a pattern gone", |s| remove(&mut s["properties"]["date"], "pattern"), &["date/pattern"]),
         (
             "another constant",
