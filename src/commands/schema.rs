@@ -115,8 +115,8 @@ impl TypedValueParser for ContractParser {
 
     fn parse_ref(&self, cmd: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Contract, Error> {
         let written = value.to_string_lossy();
-        let named = |contract: &&Contract| contract.name == written || contract.short_name() == written;
-        CONTRACTS.iter().find(named).copied().ok_or_else(|| {
+        let meant = |contract: &&Contract| contract.name == written || contract.short_name() == written;
+        CONTRACTS.iter().find(meant).copied().ok_or_else(|| {
             let names = CONTRACTS.map(|contract| contract.name);
             let (hint, _) = match suggestion(&written, &CONTRACTS.map(|contract| contract.short_name())) {
                 near @ (_, Some(_)) => near,

@@ -124,6 +124,9 @@ fn remove(value: &mut Value, member: &str) {
     value.as_object_mut().unwrap().remove(member).unwrap();
 }
 
+/// What is done, how, and what the check has against it.
+type Case = (&'static str, fn(&mut Value), &'static [&'static str]);
+
 /// The controls: each of these would break a consumer, and is seen.
 #[test]
 fn what_would_break_a_consumer_is_seen() {
@@ -142,7 +145,7 @@ fn what_would_break_a_consumer_is_seen() {
     check("a new file that is not in the list", unlisted, &["is not in the list"]);
     check("another id", next("1.0.1", |s| s["$id"] = json!("x")), &["has another `$id`"]);
 
-    let cases: [(&str, fn(&mut Value), &[&str]); 14] = [
+    let cases: [Case; 14] = [
         ("a member required no more", |s| s["required"] = json!(["date"]), &["is required no more"; 6]),
         (
             "a member required newly",
