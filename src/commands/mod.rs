@@ -5,6 +5,7 @@ pub mod demo;
 pub mod filter_args;
 pub mod ledger;
 pub mod plan;
+pub mod read;
 pub mod simulate;
 
 use std::{
