@@ -119,7 +119,7 @@ impl Show {
         if let Self::Table { partitioned, .. } = self {
             let shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
             let place = place(received.place, *partitioned);
-            buffer.extend_from_slice(format!("{place:>12}  no event: {why}: {shown}\n").as_bytes());
+            buffer.extend_from_slice(format!("{place:>10}  no event: {why}: {shown}\n").as_bytes());
             return;
         }
         let line = json!({ "notAnEvent": {
