@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock::Clock,
-    config::TransportConfig,
+    config::{LocalConfig, TransportConfig},
     consume::{Bound, By, Current, Filter, Place, ReadOptions, Reader, Received, Start},
     exit::{Exit, report},
     transport::TransportError,
@@ -35,17 +35,12 @@ const COMMIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What to do, everything checked.
 struct Plan {
-    source: Source,
+    output: TransportConfig,
     options: ReadOptions,
     filter: Filter,
     limit: Option<u64>,
     show: Show,
     all: bool,
-}
-
-enum Source {
-    Configured(TransportConfig),
-    File(PathBuf),
 }
 
 /// Shows what comes from now on.
@@ -94,12 +89,12 @@ fn plan(args: ReadArgs, start: Start, bound: Bound, show: Show) -> Result<Plan, 
             return Err(Exit::Usage);
         }
     };
-    let source = match args.file {
-        Some(path) => Source::File(path),
-        None => Source::Configured(args.files.load()?.config.transport),
+    let output = match args.file {
+        Some(path) => TransportConfig::Local(LocalConfig { output: Some(path), state: PathBuf::new() }),
+        None => args.files.load()?.config.transport,
     };
     let options = ReadOptions { start, bound, partition: args.partition, name: args.name, clock };
-    Ok(Plan { source, options, filter, limit: args.limit, show, all: args.all })
+    Ok(Plan { output, options, filter, limit: args.limit, show, all: args.all })
 }
 
 /// What was read so far.
@@ -111,17 +106,11 @@ struct Tally {
 }
 
 async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
-    let Plan { source, options, filter, limit, mut show, all } = plan;
+    let Plan { output, options, filter, limit, mut show, all } = plan;
     let named = options.name.is_some();
-    let partitioned = matches!(&source, Source::Configured(config) if has_partitions(config));
-    let opened = async {
-        match &source {
-            Source::Configured(config) => Reader::open(config, options).await,
-            Source::File(path) => Reader::open_file(path, options).await,
-        }
-    };
+    let partitioned = has_partitions(&output);
     let reader = tokio::select! {
-        reader = opened => reader,
+        reader = Reader::open(&output, options) => reader,
         () = shutdown.cancelled() => return Exit::Done,
     };
     let mut reader = match reader {
@@ -134,24 +123,23 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let mut position = Unwritten::default();
     let mut exit = Exit::Done;
     while limit.is_none_or(|limit| tally.shown < limit) && !shutdown.is_cancelled() && !out.is_broken() {
-        let next = match reader.next().now_or_never() {
-            Some(next) => next,
+        let next = if let Some(next) = reader.next().now_or_never() {
+            next
+        } else {
             // Nothing at hand: what was read until now is shown before waiting.
-            None => {
-                let settled = if named {
-                    position.settle(&mut reader, &mut out, &shutdown).await
-                } else {
-                    out.pass().await;
-                    Ok(())
-                };
-                if let Err(error) = settled {
-                    exit = failed(&error);
-                    break;
-                }
-                tokio::select! {
-                    next = reader.next() => next,
-                    () = shutdown.cancelled() => break,
-                }
+            let settled = if named {
+                position.settle(&mut reader, &mut out, &shutdown).await
+            } else {
+                out.pass().await;
+                Ok(())
+            };
+            if let Err(error) = settled {
+                exit = failed(&error);
+                break;
+            }
+            tokio::select! {
+                next = reader.next() => next,
+                () = shutdown.cancelled() => break,
             }
         };
         let received = match next {

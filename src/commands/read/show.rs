@@ -104,7 +104,7 @@ impl Show {
                         &event.revision().to_string(),
                         &amounts(&record.statement.amounts),
                     ],
-                    colour.map_or(Style::new(), |colour| colour.on_default()),
+                    colour.map_or(Style::new(), AnsiColor::on_default),
                 );
             }
             Self::Current { state, .. } => state.apply(event)?,

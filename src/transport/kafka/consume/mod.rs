@@ -383,14 +383,12 @@ impl Reading {
 
 /// Whether a partition was read to its end: the position is there, or there was nothing to read.
 fn is_reached(source: &Source, at: &Offsets, partition: i32, end: u64) -> bool {
-    match at.get(&partition) {
-        Some(position) => *position >= end,
-        // Nothing was given out yet: then it counts where reading began.
-        None => {
-            let assigned = source.consumer.assignment().map(|list| source.offsets(&list)).unwrap_or_default();
-            assigned.get(&partition).is_some_and(|from| *from >= end)
-        }
+    if let Some(position) = at.get(&partition) {
+        return *position >= end;
     }
+    // Nothing was given out yet: then it counts where reading began.
+    let assigned = source.consumer.assignment().map(|list| source.offsets(&list)).unwrap_or_default();
+    assigned.get(&partition).is_some_and(|from| *from >= end)
 }
 
 fn received(message: &BorrowedMessage<'_>) -> Received {

@@ -118,14 +118,14 @@ impl Reading {
         let mut looked = Instant::now();
         let mut compared = Instant::now();
         loop {
-            let next = match messages.next().now_or_never() {
-                Some(next) => Some(next),
-                None => {
-                    if !self.hand_over().await {
-                        return Ok(None);
-                    }
-                    timeout(LOOK, messages.next()).await.ok()
+            let at_hand = messages.next().now_or_never();
+            let next = if at_hand.is_some() {
+                at_hand
+            } else {
+                if !self.hand_over().await {
+                    return Ok(None);
                 }
+                timeout(LOOK, messages.next()).await.ok()
             };
             match next {
                 Some(Some(Ok(message))) => {
