@@ -2,8 +2,10 @@
 
 pub mod check;
 pub mod demo;
+pub mod filter_args;
 pub mod ledger;
 pub mod plan;
+pub mod read;
 pub mod schema;
 pub mod simulate;
 
