@@ -7,8 +7,8 @@
 #[path = "../kafka/broker.rs"]
 #[allow(dead_code, reason = "shared with the tests of Kafka")]
 mod broker;
-//mod examples;
-//mod home;
+mod examples;
+mod home;
 mod interop;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of Kafka")]
