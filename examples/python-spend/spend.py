@@ -60,6 +60,7 @@ def follow(servers="localhost:9092", topic="amazon-billing"):
     database = open_database()
     settings = {"bootstrap.servers": servers, "group.id": "spend-per-service", "enable.auto.commit": False}
     settings |= {"isolation.level": "read_committed", "auto.offset.reset": "earliest"}
+    settings |= {"session.timeout.ms": 10_000}  # Then others take over what a killed one had.
     consumer = Consumer(settings)
 
     def start(consumer, partitions):

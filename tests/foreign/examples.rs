@@ -66,8 +66,12 @@ fn events_of(config: &KafkaConfig) -> Vec<Value> {
 /// What may come to a topic besides: garbage, and the first record of each of these keys once more, as a
 /// producer that is sure of nothing repeats it. The last offset of each partition.
 async fn disturb(config: &KafkaConfig, records: &[Record]) -> BTreeMap<i32, i64> {
-    let producer: FutureProducer =
-        ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        // As the events: what is repeated comes to the partition of its key.
+        .set("partitioner", "murmur2_random")
+        .create()
+        .unwrap();
     let mut ends = BTreeMap::new();
     let mut send = async |key: Option<&str>, payload: &[u8], headers: OwnedHeaders| {
         let mut record = FutureRecord::<str, [u8]>::to(&config.topic).payload(payload).headers(headers);
@@ -363,7 +367,7 @@ async fn go_workers_keep_a_bucket() {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
-        let deadline = Duration::from_secs(120);
+        let deadline = Duration::from_mins(4);
         tokio::time::timeout(deadline, idle(&mut workers)).await.expect("every message is acknowledged");
 
         let events = stored(&stream).await;

@@ -29,7 +29,7 @@ fn pause(duration: Duration) {
 
 /// Looks until it holds; what is waited for is in the message.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(4);
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         pause(Duration::from_millis(200));
