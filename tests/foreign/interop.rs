@@ -267,7 +267,9 @@ async fn missing_and_stray_headers_on_nats_are_misread() {
         js.create_stream(stream).await.unwrap();
         for (payload, headers) in payloads.iter().zip([headers, &[CONTENT_TYPE]]) {
             let mut map = async_nats::HeaderMap::new();
-            headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+            for (name, value) in headers {
+                map.insert(*name, *value);
+            }
             let sent = js.publish_with_headers("aws.cost.x", map, payload.clone().into()).await.unwrap();
             sent.await.unwrap();
         }

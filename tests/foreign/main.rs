@@ -1,4 +1,4 @@
-//! What other languages make of the events: the `CloudEvents` SDKs of Python, JavaScript, Go and Java, and
+//! What other languages make of the events: the `CloudEvents` SDKs of Python, `JavaScript`, Go and Java, and
 //! the worked examples in `examples/`, each against real brokers.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
