@@ -30,8 +30,7 @@ func main() {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	js := must(jetstream.New(must(nats.Connect(*url, nats.MaxReconnects(-1)))))
 	bucket := must(js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: *stream + "_CURRENT"}))
-	durable := jetstream.ConsumerConfig{Durable: "current", AckPolicy: jetstream.AckExplicitPolicy}
-	consumer := must(js.CreateOrUpdateConsumer(ctx, *stream, durable))
+	consumer := must(js.CreateOrUpdateConsumer(ctx, *stream, jetstream.ConsumerConfig{Durable: "current"}))
 	var workers sync.WaitGroup
 	for range 4 {
 		messages := must(consumer.Messages(jetstream.PullMaxMessages(100)))
@@ -77,18 +76,19 @@ func read(header nats.Header, data []byte) (key string, revision int32, value []
 
 // keep returns nil once the bucket has the event, or one of a higher revision.
 func keep(bucket jetstream.KeyValue, key string, revision int32, value []byte) error {
-	var last uint64 // 0: the key is new.
 	known, err := bucket.Get(context.Background(), key)
-	if err == nil {
-		last = known.Revision()
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		_, err = bucket.Create(context.Background(), key, value)
+	} else if err == nil {
 		if _, held, _, err := read(nil, known.Value()); err != nil || held >= revision {
 			return err
 		}
-	} else if !errors.Is(err, jetstream.ErrKeyNotFound) {
-		return err
+		_, err = bucket.Update(context.Background(), key, value, known.Revision())
 	}
-	_, err = bucket.Update(context.Background(), key, value, last)
-	return err // Another worker was faster: the message comes again.
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return keep(bucket, key, revision, value) // Another worker was faster: look again.
+	}
+	return err
 }
 
 func must[T any](value T, err error) T {
