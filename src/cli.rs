@@ -18,6 +18,7 @@ use crate::{
     commands::{
         ConfigFiles,
         check::{self, CheckArgs},
+        connect::{self, ConnectArgs},
         demo::{self, DemoArgs},
         ledger,
         plan::{self, PlanArgs},
@@ -72,6 +73,8 @@ Example:
     Demo(DemoArgs),
     /// Serve a simulated Cost Explorer to try things on
     Simulate(SimulateArgs),
+    /// Create a connection: asks, tries the answers, writes the configuration
+    Connect(ConnectArgs),
     /// Check the configuration, and with --connect what it points to
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
@@ -149,6 +152,7 @@ pub fn main() -> Exit {
         Command::Run { files, once } => run(&files, once),
         Command::Demo(args) => on_runtime(|shutdown| demo::run(args, shutdown)),
         Command::Simulate(args) => on_runtime(|shutdown| simulate::run(args, shutdown)),
+        Command::Connect(args) => on_runtime_until(first_signal, |shutdown| connect::run(args, shutdown)),
         Command::Check(args) => on_runtime(|shutdown| async move {
             // It holds nothing that would have to be drained.
             tokio::select! {
@@ -168,7 +172,7 @@ pub fn main() -> Exit {
             Ok(loaded) => on_runtime(|_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
-        Command::Policy => print(include_str!("../deploy/iam/policy.json")),
+        Command::Policy => print(connect::POLICY),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amazon-billing-source", &mut script);
@@ -228,6 +232,14 @@ async fn serve<T: Transport>(
 /// Runs a command until it ends by itself, or drains after the first signal, or ends at once with
 /// the second. Threads stuck in a write are left behind.
 fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) -> F) -> Exit {
+    on_runtime_until(async |shutdown| signals(&shutdown).await, command)
+}
+
+/// The same with another way to take signals.
+fn on_runtime_until<F: Future<Output = Exit>>(
+    signals: impl AsyncFnOnce(CancellationToken) -> Exit,
+    command: impl FnOnce(CancellationToken) -> F,
+) -> Exit {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -239,7 +251,7 @@ fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) 
     let exit = runtime.block_on(async {
         tokio::select! {
             exit = command(shutdown.clone()) => exit,
-            exit = signals(&shutdown) => exit,
+            exit = signals(shutdown.clone()) => exit,
         }
     });
     runtime.shutdown_background();
@@ -266,6 +278,14 @@ async fn signals(shutdown: &CancellationToken) -> Exit {
     }
     warn!("stopped at once; nothing is lost, the next start recovers it");
     Exit::Failed
+}
+
+/// For a command that holds nothing and ends with the first signal by itself.
+async fn first_signal(shutdown: CancellationToken) -> Exit {
+    if wait_for_signal().await.is_ok() {
+        shutdown.cancel();
+    }
+    std::future::pending().await
 }
 
 #[cfg(unix)]

@@ -36,7 +36,12 @@ pub(crate) fn read_file(path: &Path, problems: &mut Problems) -> Option<Table> {
             return None;
         }
     };
-    match FileFormat::Toml.parse(Some(&name), &text) {
+    read_text(name, &text, problems)
+}
+
+/// Reads the text of a file; problems where it is no TOML.
+pub(crate) fn read_text(name: String, text: &str, problems: &mut Problems) -> Option<Table> {
+    match FileFormat::Toml.parse(Some(&name), text) {
         Ok(table) => Some(table),
         Err(error) => {
             let (line, what) = syntax_error(&error.to_string());
