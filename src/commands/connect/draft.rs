@@ -65,8 +65,8 @@ impl Draft {
     /// What a new file begins with.
     fn header(&self) -> String {
         format!(
-            "# Every key with its default and the reason for it: `config/default.toml`. What is in force:\n\
-             # `amazon-billing-source config show --config {}`. Paths are relative to the working directory.\n",
+            "# Every key in force, with its origin: `amazon-billing-source config show --config {}`.\n\
+             # Paths are relative to the working directory.\n",
             self.path.display()
         )
     }

@@ -29,7 +29,7 @@ impl fmt::Display for Unwritten {
 impl std::error::Error for Unwritten {}
 
 const WRITABLE: &str = "the folder must exist and this user must be allowed to write to it; or name another \
-                        file with `--config`";
+                        file, with `--config` or, for a secret, with `--secret-file`";
 
 /// That a file can be written where a path says, before anybody is asked anything.
 ///

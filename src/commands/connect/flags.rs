@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _},
+    io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -76,6 +76,7 @@ impl Sources {
         place: PathBuf,
     ) -> Result<Option<Secret>, Exit> {
         let value = match (file, variable) {
+            (Some("-"), _) if io::stdin().is_terminal() => return Ok(None),
             (Some("-"), _) => self.stdin(what)?,
             (Some(file), _) => return Ok(Some(Secret { file: file.into(), value: None })),
             (None, Some(variable)) => match self.environment.get(variable) {

@@ -78,7 +78,7 @@ async fn create(args: ConnectArgs, shutdown: &CancellationToken) -> Result<Exit,
         }
         tokio::select! {
             answers = decide(&args, &draft) => answers?,
-            () = shutdown.cancelled() => return Err(Stop::Left),
+            () = shutdown.cancelled() => return Err(Stop::Interrupted),
         }
     };
     Ok(finish(&draft, &answers))
@@ -100,7 +100,7 @@ async fn on_terminal<T: Send + 'static>(
     let thread = tokio::task::spawn_blocking(move || questions(&handle));
     let result = tokio::select! {
         result = thread => result.unwrap_or_else(|error| Err(Stop::Terminal(io::Error::other(error)))),
-        () = shutdown.cancelled() => Err(Stop::Left),
+        () = shutdown.cancelled() => Err(Stop::Interrupted),
     };
     if result.is_err() {
         before.restore();
@@ -112,6 +112,10 @@ fn stopped(stop: Stop) -> Exit {
     match stop {
         Stop::Left => {
             aside("stopped: nothing was written");
+            Exit::Failed
+        }
+        Stop::Interrupted => {
+            aside("\nstopped: nothing was written");
             Exit::Failed
         }
         Stop::Refused(exit) => {
@@ -129,8 +133,11 @@ fn stopped(stop: Stop) -> Exit {
 async fn decide(args: &ConnectArgs, draft: &Draft) -> Result<Answers, Stop> {
     let mut sources = Sources::new(environment());
     let name = args.aws.name.clone().unwrap_or_default();
-    let credentials = flags::credentials(args, &name, &mut sources)?.ok_or(Exit::Usage)?;
+    let credentials = flags::credentials(args, &name, &mut sources)?.ok_or_else(unread)?;
     let output = flags::output(args, &mut sources)?;
+    if output.is_none() && args.output.output.is_some() {
+        return Err(unread().into());
+    }
     let mut answers = from_flags(args, name, credentials);
     answers.output = output;
     probe_secrets(&answers)?;
@@ -149,6 +156,12 @@ async fn decide(args: &ConnectArgs, draft: &Draft) -> Result<Answers, Stop> {
         trial::say(&format!("warning: {warning}"));
     }
     Ok(answers)
+}
+
+/// A secret on a terminal would be seen by everybody who looks.
+fn unread() -> Exit {
+    report(&"stdin is a terminal, and no secret is read from one that shows it", Some("pipe it in"));
+    Exit::Usage
 }
 
 /// What flags say of a connection beside its name and credentials.

@@ -13,8 +13,10 @@ use dialoguer::{
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Ctrl-C, or a wish to stop.
+    /// Stopping was chosen.
     Left,
+    /// Ctrl-C, in the middle of a line.
+    Interrupted,
     /// It cannot go on, and why was said.
     Refused(crate::exit::Exit),
     /// The terminal gives no answers.
@@ -25,7 +27,7 @@ impl From<dialoguer::Error> for Stop {
     fn from(error: dialoguer::Error) -> Self {
         let dialoguer::Error::IO(error) = error;
         match error.kind() {
-            io::ErrorKind::Interrupted => Self::Left,
+            io::ErrorKind::Interrupted => Self::Interrupted,
             _ => Self::Terminal(error),
         }
     }
