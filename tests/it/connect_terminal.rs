@@ -125,8 +125,7 @@ fn ctrl_c_leaves_nothing_and_the_terminal_as_it_was() {
             }
         }
         if !stop {
-            let kill = format!("kill -TERM {}", pty.pid());
-            assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+            pty.signal("TERM");
         }
         pty.expect("stopped: nothing was written");
         let echoes = pty.echoes();

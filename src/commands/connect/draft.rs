@@ -43,6 +43,12 @@ impl Draft {
         Ok(draft)
     }
 
+    /// A file of the new connection alone, to try its credentials: whether it goes with the others is
+    /// not decided yet.
+    pub(super) fn alone(&self) -> Self {
+        Self { path: self.path.clone(), text: None, names: Vec::new(), environment: Vec::new() }
+    }
+
     /// Whether the file says where events go. Where there are connections, it does so even by silence.
     pub(super) fn has_output(&self) -> bool {
         !self.names.is_empty()

@@ -78,7 +78,7 @@ fn authenticate(
             None => credentials(ask, draft, args, &mut before, answers)?,
         };
         secret_is_free(ask, answers)?;
-        let loaded = trial::load(draft, answers)?;
+        let loaded = trial::load(&draft.alone(), answers)?;
         if args.no_test {
             return Ok(None);
         }

@@ -15,6 +15,10 @@ use rustix::{
 
 use super::{DEADLINE, eventually};
 
+/// The session's first process outlives the program: with its end the terminal is hung up, and what
+/// was not read yet is lost.
+const LEADER: &str = "trap : INT TERM; \"$@\"; echo \"[ended $?]\"; read _";
+
 #[derive(Default)]
 struct Shown {
     /// Without escape sequences.
@@ -42,7 +46,10 @@ impl Pty {
         let slave = || File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
         // A session of its own, so that Ctrl-C reaches it and nobody else.
         let mut session = Command::new("setsid");
-        session.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        session
+            .args(["--ctty", "sh", "-c", LEADER, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
         session.env_clear().current_dir(command.get_current_dir().unwrap());
         session.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         session.env("TERM", "xterm");
@@ -108,24 +115,17 @@ impl Pty {
 
     /// Waits for its end: the exit code and everything that was shown.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
-        let mut code = None;
-        eventually("it ends", || {
-            code = self.child.try_wait().unwrap();
-            code.is_some()
-        });
-        let mut shown = self.shown.0.lock().unwrap();
-        let began = Instant::now();
-        while !shown.closed && began.elapsed() < DEADLINE {
-            shown = self.shown.1.wait_timeout(shown, DEADLINE).unwrap().0;
-        }
-        let text = shown.text.clone();
-        drop(shown);
-        (code.and_then(|status| status.code()), text)
+        self.expect("[ended ");
+        self.expect("]");
+        let text = self.shown.0.lock().unwrap().text.clone();
+        let (shown, end) = text.rsplit_once("[ended ").unwrap();
+        (end.trim_end().trim_end_matches(']').parse().ok(), shown.to_owned())
     }
 
-    /// The child's process, by which it gets signals. `setsid` runs it in its own place.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    /// Sends a signal by its name to everything that runs there, as a terminal does.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} -{}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 }
 
