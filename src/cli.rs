@@ -144,7 +144,12 @@ pub fn main() -> Exit {
             return if asked_for && printed { Exit::Done } else { Exit::Usage };
         }
     };
-    if let Err(error) = init_logs(&cli.log, cli.log_format) {
+    // What a library logs of a failure is said as an error; in the middle of a question it only confuses.
+    let log = match cli.command {
+        Command::Connect(_) if cli.log == "info" => "off",
+        _ => cli.log.as_str(),
+    };
+    if let Err(error) = init_logs(log, cli.log_format) {
         report(&error, Some("see https://docs.rs/tracing-subscriber, EnvFilter, for the syntax"));
         return Exit::Usage;
     }
