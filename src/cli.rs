@@ -74,7 +74,7 @@ Example:
     /// Serve a simulated Cost Explorer to try things on
     Simulate(SimulateArgs),
     /// Create a connection: asks, tries the answers, writes the configuration
-    Connect(ConnectArgs),
+    Connect(Box<ConnectArgs>),
     /// Check the configuration, and with --connect what it points to
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
@@ -157,7 +157,7 @@ pub fn main() -> Exit {
         Command::Run { files, once } => run(&files, once),
         Command::Demo(args) => on_runtime(|shutdown| demo::run(args, shutdown)),
         Command::Simulate(args) => on_runtime(|shutdown| simulate::run(args, shutdown)),
-        Command::Connect(args) => on_runtime_until(first_signal, |shutdown| connect::run(args, shutdown)),
+        Command::Connect(args) => on_runtime_until(first_signal, |shutdown| connect::run(*args, shutdown)),
         Command::Check(args) => on_runtime(|shutdown| async move {
             // It holds nothing that would have to be drained.
             tokio::select! {

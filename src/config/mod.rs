@@ -89,7 +89,7 @@ pub fn load_text(
 ) -> Result<Loaded, ConfigError> {
     let mut problems = Problems::default();
     let name = path.display().to_string();
-    let read = layers::read_text(name.clone(), text, &mut problems);
+    let read = layers::read_text(&name, text, &mut problems);
     resolve(vec![name], vec![read], environment, problems)
 }
 

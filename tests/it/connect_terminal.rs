@@ -73,7 +73,10 @@ fn a_wrong_key_is_told_and_answered_again() {
     pty.expect("error: could not ask STS");
     pty.expect("hint: ");
     pty.answer("That did not work", "\r");
-    authenticate(&mut pty, SECRET);
+    // What was not wrong is offered again.
+    pty.answer("How does it authenticate?", "\r");
+    pty.answer(&format!("Access key id ({KEY})"), "\r");
+    pty.answer_hidden("Secret access key (not shown)", &format!("{SECRET}\r"));
     pty.expect("the credentials belong to account 111122223333");
     figures(&mut pty);
     pty.answer("AWS charges $0.01", "\r");

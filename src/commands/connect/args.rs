@@ -101,8 +101,8 @@ pub(super) struct AwsArgs {
         conflicts_with = "secret_access_key_file"
     )]
     pub(super) secret_access_key_env: Option<String>,
-    /// Where a secret access key is put that is in no file yet [default: NAME.secret-access-key, beside
-    /// the configuration]
+    /// Where a secret access key is put that is in no file yet [default: `NAME.secret-access-key`,
+    /// beside the configuration]
     #[arg(long, value_name = "FILE")]
     pub(super) secret_file: Option<PathBuf>,
     /// Authenticate by a profile of ~/.aws/config; with --role-arn the one that assumes the role
@@ -117,16 +117,17 @@ pub(super) struct AwsArgs {
     /// Authenticate by what AWS's SDK finds: environment, profile, container, instance
     #[arg(long, conflicts_with_all = ["profile", "role_arn"])]
     pub(super) default_credentials: bool,
-    /// `daily`, `hourly` or both [default: daily]
+    /// `daily`, `hourly` or both [default: `daily`]
     #[arg(long, value_name = "GRANULARITY", value_delimiter = ',')]
     pub(super) granularity: Vec<String>,
-    /// A second grouping beside the service: LINKED_ACCOUNT, REGION, TAG:team, COST_CATEGORY:unit
+    /// A second grouping beside the service: `LINKED_ACCOUNT`, `REGION`, `TAG:team`,
+    /// `COST_CATEGORY:unit`
     #[arg(long, value_name = "GROUPING")]
     pub(super) group_by: Option<String>,
-    /// Cost metrics by AWS's names [default: AmortizedCost,UnblendedCost]
+    /// Cost metrics by AWS's names [default: `AmortizedCost,UnblendedCost`]
     #[arg(long, value_name = "METRIC", value_delimiter = ',')]
     pub(super) metrics: Vec<String>,
-    /// Any region of the account's partition [default: us-east-1]
+    /// Any region of the account's partition [default: `us-east-1`]
     #[arg(long)]
     pub(super) region: Option<String>,
     /// A simulator or a private endpoint instead of AWS's own
@@ -141,17 +142,17 @@ pub(super) struct OutputArgs {
     /// A file of JSON lines, `-` for stdout, `kafka` or `nats`
     #[arg(long, value_name = "OUTPUT")]
     pub(super) output: Option<String>,
-    /// The SQLite file of the state, with a file or stdout [default: billing-source.db]
+    /// The SQLite file of the state, with a file or stdout [default: `billing-source.db`]
     #[arg(long, value_name = "FILE", requires = "output")]
     pub(super) state: Option<String>,
-    /// Kafka: host:port, with commas between [default: localhost:9092]. NATS: URLs [default:
-    /// nats://localhost:4222]
+    /// Kafka: host:port, with commas between [default: `localhost:9092`]. NATS: URLs [default:
+    /// `nats://localhost:4222`]
     #[arg(long, value_name = "ADDRESS", requires = "output")]
     pub(super) address: Option<String>,
-    /// Kafka: where events go; the state goes to TOPIC-state [default: amazon-billing]
+    /// Kafka: where events go; the state goes to TOPIC-state [default: `amazon-billing`]
     #[arg(long, requires = "output")]
     pub(super) topic: Option<String>,
-    /// NATS: the stream of the events [default: AMAZON_BILLING]
+    /// NATS: the stream of the events [default: `AMAZON_BILLING`]
     #[arg(long, requires = "output")]
     pub(super) stream: Option<String>,
     /// Create the topics, or the stream and its bucket, where they do not exist
@@ -167,7 +168,7 @@ pub(super) struct OutputArgs {
     /// A variable that holds the password, which is put into a file of mode 0600
     #[arg(long, value_name = "VARIABLE", requires = "output_user", conflicts_with = "output_password_file")]
     pub(super) output_password_env: Option<String>,
-    /// Kafka: how the password is proven [default: SCRAM-SHA-512]
+    /// Kafka: how the password is proven [default: `SCRAM-SHA-512`]
     #[arg(long, value_name = "MECHANISM", requires = "output_user")]
     pub(super) sasl_mechanism: Option<String>,
     /// NATS: the file `nsc` writes, with a user's JWT and seed

@@ -289,7 +289,7 @@ mod tests {
             let added = add(&text, &connection("new"), None).unwrap();
             let gap = if before.is_empty() { "" } else { "\n" };
             let separator = if behind.is_empty() { "" } else { "\n" };
-            assert_eq!(added, format!("{before}{}{NEW}{separator}{behind}", gap), "{text}");
+            assert_eq!(added, format!("{before}{gap}{NEW}{separator}{behind}"), "{text}");
         };
         check("", "");
         check("# mine\n[poll]\ninterval = \"4h\" # often\n", "");

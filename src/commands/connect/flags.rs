@@ -79,14 +79,11 @@ impl Sources {
             (Some("-"), _) if io::stdin().is_terminal() => return Ok(None),
             (Some("-"), _) => self.stdin(what)?,
             (Some(file), _) => return Ok(Some(Secret { file: file.into(), value: None })),
-            (None, Some(variable)) => match self.environment.get(variable) {
-                Some(value) => value.clone(),
-                None => {
-                    let hint = "export it, or name a file that holds the secret";
-                    report(&format!("the variable `{variable}` for {what} is not set"), Some(hint));
-                    return Err(Exit::Usage);
-                }
-            },
+            (None, Some(variable)) => self.environment.get(variable).cloned().ok_or_else(|| {
+                let hint = "export it, or name a file that holds the secret";
+                report(&format!("the variable `{variable}` for {what} is not set"), Some(hint));
+                Exit::Usage
+            })?,
             (None, None) => return Ok(None),
         };
         let value = value.trim();

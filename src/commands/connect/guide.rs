@@ -53,7 +53,10 @@ mod tests {
             let words = name.rsplit(" > ").next().unwrap_or(name);
             assert!(STEPS.contains(words), "steps: {words}");
         }
-        let indented: String = POLICY.lines().map(|line| format!("   {line}\n")).collect();
-        assert!(readme.contains(&indented), "the policy");
+        let preferences = "Billing and Cost Management > Cost Management preferences";
+        assert!(readme.contains(preferences));
+        assert!(include_str!("../../poller/hints.rs").contains(preferences), "the hint on hourly figures");
+        let indented: Vec<_> = POLICY.lines().map(|line| format!("   {line}")).collect();
+        assert!(readme.contains(&indented.join("\n")), "the policy");
     }
 }

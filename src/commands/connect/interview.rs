@@ -55,7 +55,7 @@ fn name(ask: &Ask, draft: &Draft, args: &ConnectArgs) -> Result<String, Stop> {
         return Ok(name.clone());
     }
     let free = |number: usize| if number == 1 { "main".to_owned() } else { format!("main-{number}") };
-    let default = (1..).map(free).find(|name| !draft.names.contains(name));
+    let default = (1..1000).map(free).find(|name| !draft.names.contains(name));
     let named = |name: &str| from_flags(args, name.to_owned(), Credentials::Default);
     ask.text("Name of the connection", default.as_deref(), |name| draft.problem(&named(name), "name"))
 }
@@ -153,7 +153,11 @@ fn keys(ask: &Ask, draft: &Draft, args: &ConnectArgs, answers: &Answers) -> Resu
     let check = |id: &str| {
         flags::temporary(id).or_else(|| draft.problem(&with(keys(id, None)), "credentials.access_key_id"))
     };
-    let id = ask.text("Access key id", args.aws.access_key_id.as_deref(), check)?;
+    let last = match &answers.credentials {
+        Credentials::Keys { access_key_id, .. } => Some(access_key_id.as_str()),
+        _ => args.aws.access_key_id.as_deref(),
+    };
+    let id = ask.text("Access key id", last, check)?;
     let check =
         |secret: &str| draft.problem(&with(keys(&id, Some(secret.into()))), "credentials.secret_access_key");
     let secret = ask.hidden("Secret access key (not shown)", check)?;

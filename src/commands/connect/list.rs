@@ -28,7 +28,7 @@ pub(super) fn run(path: &Path) -> Exit {
 }
 
 fn lines(connections: &[ConnectionConfig]) -> String {
-    connections.iter().map(|connection| format!("{}\n", line(connection))).collect()
+    connections.iter().map(|connection| line(connection).to_string() + "\n").collect()
 }
 
 fn line(connection: &ConnectionConfig) -> Value {

@@ -41,7 +41,7 @@ pub async fn run(args: ConnectArgs, shutdown: CancellationToken) -> Exit {
         Some(ConnectCommand::Remove { name, file, yes }) => {
             remove::run(&file.path, name, *yes, &shutdown).await
         }
-        None => match create(args, &shutdown).await {
+        None => match Box::pin(create(args, &shutdown)).await {
             Ok(exit) => exit,
             Err(stop) => stopped(stop),
         },

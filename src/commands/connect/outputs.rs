@@ -32,7 +32,7 @@ pub(super) fn output(
         } else {
             answers.output = Some(match given.take() {
                 Some(output) => output,
-                None => asked(ask, args, &mut before)?,
+                None => asked(ask, args, &mut before, answers.output.as_ref())?,
             });
         }
         if let Some(password) = answers.output.as_mut().and_then(password) {
@@ -52,7 +52,7 @@ pub(super) fn output(
         let items = ["try the same again", "go on all the same", "stop", "answer again"];
         let items = if configured { &items[..3] } else { &items[..] };
         match ask.choose("That did not work", items, items.len() - 1)? {
-            0 => given = answers.output.clone(),
+            0 => given.clone_from(&answers.output),
             1 => return Ok(()),
             2 => return Err(Stop::Left),
             _ => {}
@@ -70,7 +70,8 @@ fn password(output: &mut Output) -> Option<&mut Secret> {
     }
 }
 
-fn asked(ask: &Ask, args: &ConnectArgs, before: &mut usize) -> Result<Output, Stop> {
+/// What was answered before is what is offered again.
+fn asked(ask: &Ask, args: &ConnectArgs, before: &mut usize, last: Option<&Output>) -> Result<Output, Stop> {
     let kinds = ["a file of JSON lines", "Kafka", "NATS JetStream", "stdout"];
     *before = match args.output.output.as_deref() {
         // Only its password is missing.
@@ -79,24 +80,33 @@ fn asked(ask: &Ask, args: &ConnectArgs, before: &mut usize) -> Result<Output, St
         _ => ask.choose("Where do events go?", &kinds, *before)?,
     };
     match *before {
-        0 => local(ask, None),
-        1 => kafka(ask, args),
-        2 => nats(ask, args),
-        _ => local(ask, Some("-")),
+        0 => local(ask, None, last),
+        1 => kafka(ask, args, last),
+        2 => nats(ask, args, last),
+        _ => local(ask, Some("-"), last),
     }
 }
 
-fn local(ask: &Ask, output: Option<&str>) -> Result<Output, Stop> {
+fn local(ask: &Ask, output: Option<&str>, last: Option<&Output>) -> Result<Output, Stop> {
+    let (file, state) = match last {
+        Some(Output::Local { output, state }) if output != "-" => (output.as_str(), state.as_str()),
+        Some(Output::Local { state, .. }) => ("events.jsonl", state.as_str()),
+        _ => ("events.jsonl", flags::STATE),
+    };
     let output = match output {
         Some(output) => output.to_owned(),
-        None => ask.text("File", Some("events.jsonl"), nothing)?,
+        None => ask.text("File", Some(file), nothing)?,
     };
-    let state = ask.text("File of the state: what was published already", Some(flags::STATE), nothing)?;
+    let state = ask.text("File of the state: what was published already", Some(state), nothing)?;
     Ok(Output::Local { output, state })
 }
 
-fn kafka(ask: &Ask, args: &ConnectArgs) -> Result<Output, Stop> {
-    let servers = ask.text("Brokers (host:port, with commas between)", Some(flags::KAFKA), nothing)?;
+fn kafka(ask: &Ask, args: &ConnectArgs, last: Option<&Output>) -> Result<Output, Stop> {
+    let (servers, topic) = match last {
+        Some(Output::Kafka { servers, topic, .. }) => (servers.as_str(), topic.as_str()),
+        _ => (flags::KAFKA, flags::TOPIC),
+    };
+    let servers = ask.text("Brokers (host:port, with commas between)", Some(servers), nothing)?;
     let ways = ["no TLS, no user", "TLS", "TLS, user and password", "user and password without TLS"];
     let way = ask.choose("How is the connection protected?", &ways, 0)?;
     let tls = if way == 1 || way == 2 { Some(tls(ask)?) } else { None };
@@ -107,13 +117,17 @@ fn kafka(ask: &Ask, args: &ConnectArgs) -> Result<Output, Stop> {
     } else {
         None
     };
-    let topic = ask.text("Topic of the events", Some(flags::TOPIC), nothing)?;
+    let topic = ask.text("Topic of the events", Some(topic), nothing)?;
     let create = ask.confirm(&format!("Create `{topic}` and `{topic}-state` if they do not exist?"), true)?;
     Ok(Output::Kafka { servers, topic, create, login, tls })
 }
 
-fn nats(ask: &Ask, args: &ConnectArgs) -> Result<Output, Stop> {
-    let servers = ask.text("Servers (URLs, with commas between)", Some(flags::NATS), nothing)?;
+fn nats(ask: &Ask, args: &ConnectArgs, last: Option<&Output>) -> Result<Output, Stop> {
+    let (servers, stream) = match last {
+        Some(Output::Nats { servers, stream, .. }) => (servers.join(","), stream.as_str()),
+        _ => (flags::NATS.to_owned(), flags::STREAM),
+    };
+    let servers = ask.text("Servers (URLs, with commas between)", Some(&servers), nothing)?;
     let ways = ["as nobody", "credentials file, as `nsc` writes it", "user and password", "token"];
     let login = match ask.choose("Who publishes?", &ways, 0)? {
         0 => NatsLogin::Nobody,
@@ -125,7 +139,7 @@ fn nats(ask: &Ask, args: &ConnectArgs) -> Result<Output, Stop> {
         }
     };
     let tls = if servers.contains("tls://") { Some(tls(ask)?) } else { None };
-    let stream = ask.text("Stream of the events", Some(flags::STREAM), nothing)?;
+    let stream = ask.text("Stream of the events", Some(stream), nothing)?;
     let create = ask.confirm(&format!("Create `{stream}` and its bucket if they do not exist?"), true)?;
     Ok(Output::Nats { servers: flags::servers(&servers), stream, create, login, tls })
 }

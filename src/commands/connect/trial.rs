@@ -119,7 +119,9 @@ pub(super) async fn output(loaded: &Loaded, answers: &Answers) -> Result<(), Exi
     }
     match reach::output(&loaded.config).await {
         Ok(facts) => {
-            facts.iter().for_each(|fact| say(fact));
+            for fact in &facts {
+                say(fact);
+            }
             Ok(())
         }
         Err(error) => {
