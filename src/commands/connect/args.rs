@@ -30,15 +30,17 @@ pub struct ConnectArgs {
     #[command(flatten)]
     pub(super) output: OutputArgs,
     /// Ask nothing: write what the flags and the defaults say
-    #[arg(long)]
+    #[arg(long, help_heading = UNASKED)]
     pub(super) yes: bool,
     /// Also send one Cost Explorer request per granularity; each costs $0.01
-    #[arg(long, conflicts_with = "no_test")]
+    #[arg(long, conflicts_with = "no_test", help_heading = UNASKED)]
     pub(super) query: bool,
     /// Write without reaching AWS and the output
-    #[arg(long)]
+    #[arg(long, help_heading = UNASKED)]
     pub(super) no_test: bool,
 }
+
+const UNASKED: &str = "Trying and writing";
 
 /// Beside creating one.
 #[derive(Clone, Debug, Subcommand)]

@@ -150,7 +150,7 @@ async fn decide(args: &ConnectArgs, draft: &Draft) -> Result<Answers, Stop> {
         if args.query {
             trial::query(&aws, &loaded, &answers).await.map_err(|(_, exit)| exit)?;
         }
-        trial::output(&loaded, &answers).await?;
+        trial::output(&loaded).await?;
     }
     for warning in &loaded.warnings {
         trial::say(&format!("warning: {warning}"));

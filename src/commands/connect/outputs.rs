@@ -40,7 +40,7 @@ pub(super) fn output(
         }
         let result = match draft.load(answers) {
             Ok(_) if args.no_test => return Ok(()),
-            Ok(loaded) => handle.block_on(trial::output(&loaded, answers)),
+            Ok(loaded) => handle.block_on(trial::output(&loaded)),
             Err(error) => {
                 crate::exit::report(&error, None);
                 Err(crate::exit::Exit::Config)

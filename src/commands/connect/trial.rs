@@ -3,14 +3,14 @@
 //! Errors are said where they are met, what is fine as it is found; what to do next is the caller's.
 
 use super::{
-    answers::{Answers, Output},
+    answers::Answers,
     draft::{Draft, new_of},
     guide,
     terminal::{Stop, label},
 };
 use crate::{
     commands::{aside, reach},
-    config::{Loaded, collide},
+    config::{Loaded, TransportConfig, collide},
     cost::Granularity,
     exit::{Exit, report},
     poller::{CostExplorer, FetchErrorKind, http_client},
@@ -113,8 +113,8 @@ pub(super) async fn query(
 ///
 /// # Errors
 /// What is wrong, already said.
-pub(super) async fn output(loaded: &Loaded, answers: &Answers) -> Result<(), Exit> {
-    if let Some(Output::Kafka { .. } | Output::Nats { .. }) = &answers.output {
+pub(super) async fn output(loaded: &Loaded) -> Result<(), Exit> {
+    if !matches!(loaded.config.transport, TransportConfig::Local(_)) {
         aside("reaching the broker ...");
     }
     match reach::output(&loaded.config).await {
