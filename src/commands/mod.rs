@@ -6,6 +6,7 @@ pub mod demo;
 pub mod ledger;
 pub mod plan;
 mod reach;
+pub mod schema;
 pub mod simulate;
 
 use std::{
