@@ -25,28 +25,32 @@ use crate::{
 ///
 /// # Errors
 /// When there is no answer, or what the flags say cannot be used.
-pub(super) fn interview(draft: &Draft, args: &ConnectArgs, handle: &Handle) -> Result<Answers, Stop> {
-    let ask = Ask::default();
+pub(super) fn interview(
+    ask: &Ask,
+    draft: &Draft,
+    args: &ConnectArgs,
+    handle: &Handle,
+) -> Result<Answers, Stop> {
     let there = if draft.text.is_some() { "a connection more in" } else { "a new configuration," };
     aside(&format!(
         "{there} `{}`. Nothing is written before the end; Ctrl-C leaves at any time.\n",
         draft.path.display()
     ));
-    let name = name(&ask, draft, args)?;
+    let name = name(ask, draft, args)?;
     let mut sources = Sources::new(environment());
     let mut answers = from_flags(args, name, Credentials::Default);
-    let aws = authenticate(&ask, draft, args, handle, &mut sources, &mut answers)?;
-    figures(&ask, draft, args, &mut answers)?;
+    let aws = authenticate(ask, draft, args, handle, &mut sources, &mut answers)?;
+    figures(ask, draft, args, &mut answers)?;
     if let Some((aws, account)) = &aws {
         let loaded = trial::load(draft, &answers)?;
         handle.block_on(trial::rivals(&loaded, &answers, account))?;
-        query(&ask, draft, args, handle, aws, &mut answers)?;
+        query(ask, draft, args, handle, aws, &mut answers)?;
     }
-    outputs::output(&ask, draft, args, handle, &mut sources, &mut answers)?;
+    outputs::output(ask, draft, args, handle, &mut sources, &mut answers)?;
     for warning in &trial::load(draft, &answers)?.warnings {
         trial::say(&format!("warning: {warning}"));
     }
-    confirm(&ask, draft, &answers)?;
+    confirm(ask, draft, &answers)?;
     Ok(answers)
 }
 

@@ -19,8 +19,10 @@ mod trial;
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
+    time::Duration,
 };
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConnectArgs;
@@ -32,7 +34,7 @@ use answers::{Answers, Secrets};
 use args::{ConnectCommand, OutputArgs};
 use draft::Draft;
 use flags::Sources;
-use terminal::{Before, Stop};
+use terminal::{Ask, Before, Stop};
 
 /// Creates a connection, or lists or removes some. What runs the result is printed on stdout.
 pub async fn run(args: ConnectArgs, shutdown: CancellationToken) -> Exit {
@@ -68,7 +70,7 @@ async fn create(args: ConnectArgs, shutdown: &CancellationToken) -> Result<Exit,
     }
     let answers = if is_asking(args.yes) {
         let draft = draft.clone();
-        on_terminal(shutdown, move |handle| interview::interview(&draft, &args, handle)).await?
+        on_terminal(shutdown, move |ask, handle| interview::interview(ask, &draft, &args, handle)).await?
     } else {
         let missing = flags::missing(&args, draft.has_output());
         if !missing.is_empty() {
@@ -93,14 +95,25 @@ fn is_asking(yes: bool) -> bool {
 /// waits for a key cannot be ended; it is left behind, and the terminal put back under it.
 async fn on_terminal<T: Send + 'static>(
     shutdown: &CancellationToken,
-    questions: impl FnOnce(&tokio::runtime::Handle) -> Result<T, Stop> + Send + 'static,
+    questions: impl FnOnce(&Ask, &Handle) -> Result<T, Stop> + Send + 'static,
 ) -> Result<T, Stop> {
-    let before = Before::now();
-    let handle = tokio::runtime::Handle::current();
-    let thread = tokio::task::spawn_blocking(move || questions(&handle));
+    let (before, ask, handle) = (Before::now(), Ask::default(), Handle::current());
+    let asking = ask.clone();
+    let mut thread = tokio::task::spawn_blocking(move || questions(&asking, &handle));
     let result = tokio::select! {
-        result = thread => result.unwrap_or_else(|error| Err(Stop::Terminal(io::Error::other(error)))),
-        () = shutdown.cancelled() => Err(Stop::Interrupted),
+        result = &mut thread => result.unwrap_or_else(|error| Err(Stop::Terminal(io::Error::other(error)))),
+        () = shutdown.cancelled() => {
+            // A question that has begun sets the terminal in a moment, if it has not yet: what is put
+            // back before that would be set again.
+            ask.close();
+            for _ in 0..1000 {
+                if thread.is_finished() || !ask.is_asking() || before.differ() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(Stop::Interrupted)
+        }
     };
     if result.is_err() {
         before.restore();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     edit::{self, Unedited},
     files, is_asking, on_terminal, stopped,
-    terminal::{Ask, Stop},
+    terminal::Stop,
     trial,
 };
 use crate::{
@@ -50,7 +50,7 @@ async fn remove(path: &Path, name: &str, yes: bool, shutdown: &CancellationToken
             return Err(Exit::Usage.into());
         }
         let prompt = format!("Remove the connection `{name}` from `{shown}`?");
-        if !on_terminal(shutdown, move |_| Ask::default().confirm(&prompt, false)).await? {
+        if !on_terminal(shutdown, move |ask, _| ask.confirm(&prompt, false)).await? {
             return Err(Stop::Left);
         }
     }
