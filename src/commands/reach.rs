@@ -8,8 +8,11 @@ use crate::{
     config::{Config, ConnectionConfig, TransportConfig},
     cost::Granularity,
     poller::{CostExplorer, FetchError, Window},
-    transport::{Transport as _, TransportError, TransportErrorKind, local::Local},
+    transport::{TransportError, TransportErrorKind, local::Local},
 };
+
+#[cfg(any(feature = "kafka", feature = "nats"))]
+use crate::transport::Transport as _;
 
 #[cfg(feature = "kafka")]
 use crate::transport::kafka::Kafka;

@@ -126,14 +126,22 @@ fn credentials(
                 let answers = with(Credentials::Profile(profile.to_owned()));
                 draft.problem(&answers, "credentials.profile")
             };
-            Ok(Credentials::Profile(ask.text("Profile", Some("default"), check)?))
+            let last = match &answers.credentials {
+                Credentials::Profile(profile) => profile,
+                _ => "default",
+            };
+            Ok(Credentials::Profile(ask.text("Profile", Some(last), check)?))
         }
         2 => {
             let role = |role_arn: &str, external_id: Option<String>, profile: Option<String>| {
                 Credentials::Role { role_arn: role_arn.to_owned(), external_id, profile }
             };
             let check = |arn: &str| draft.problem(&with(role(arn, None, None)), "credentials.role_arn");
-            let role_arn = ask.text("Role (arn:aws:iam::ACCOUNT:role/NAME)", None, check)?;
+            let last = match &answers.credentials {
+                Credentials::Role { role_arn, .. } => Some(role_arn.as_str()),
+                _ => None,
+            };
+            let role_arn = ask.text("Role, such as arn:aws:iam::111122223333:role/billing", last, check)?;
             let external_id = ask.optional("External id, if its trust policy asks for one", |_| None)?;
             let profile = ask.optional("Profile that assumes it (empty: what the SDK finds)", |_| None)?;
             Ok(role(&role_arn, external_id, profile))
