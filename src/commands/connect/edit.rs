@@ -48,8 +48,10 @@ pub(super) fn add(text: &str, connection: &Table, output: Option<&DocumentMut>) 
         Some(Item::Value(Value::Array(_))) => add_to_list(text, connection)?,
         item => {
             let place = item.and_then(Item::as_array_of_tables).and_then(|connections| {
-                let last = headers_of(connections.iter().last()?, text);
-                start_of_next(text, &headers(document.as_table(), text), last.into_iter().max()?)
+                let last = headers(connections.iter().last()?, text);
+                let next =
+                    next(&headers(document.as_table(), text), last.iter().map(|own| own.start).max()?)?;
+                Some(attached(text, next))
             });
             let mut tables = ArrayOfTables::new();
             tables.push(connection.clone());
@@ -119,17 +121,17 @@ pub(super) fn remove(text: &str, name: &str) -> Result<Removed, Unedited> {
         let table = tables.get(index).expect("it has a name");
         let secret_file = secret_file(table.get("credentials").and_then(Item::as_table_like));
         let all = headers(document.as_table(), text);
+        let end = document.trailing().span().map_or(text.len(), |trailing| trailing.start);
         let mut left_over = text.to_owned();
-        let mut own = headers_of(table, text);
-        own.sort_unstable();
+        let mut own = headers(table, text);
+        own.sort_unstable_by_key(|header| header.start);
+        let is_last = own.last().is_some_and(|header| next(&all, header.start).is_none());
         for header in own.into_iter().rev() {
-            left_over.replace_range(region(text, &all, header), "");
+            left_over.replace_range(region(text, &all, header, end), "");
         }
-        let ends_with_empty_line = left_over.trim_end_matches(['\r', '\n']).len() + eol(text).len();
-        if start_of_next(text, &all, headers_of(table, text).into_iter().max().unwrap_or(0)).is_none()
-            && ends_with_empty_line < left_over.len()
-        {
-            left_over.truncate(ends_with_empty_line);
+        let one_line_end = left_over.trim_end_matches(['\r', '\n']).len() + eol(text).len();
+        if is_last && one_line_end < left_over.len() {
+            left_over.truncate(one_line_end);
         }
         return Ok(Removed { text: left_over, secret_file, left });
     }
@@ -165,22 +167,30 @@ fn secret_file(credentials: Option<&dyn toml_edit::TableLike>) -> Option<String>
     name_of(credentials?.get("secret_access_key_file"))
 }
 
-/// Where headers begin, of all tables: `[` of `[local]`.
-fn headers(root: &Table, text: &str) -> Vec<usize> {
+/// Where a table begins.
+#[derive(Clone, Copy)]
+struct Header {
+    /// Its `[`.
+    start: usize,
+    /// Where the comments and empty lines above it begin. What looks like a comment before that is
+    /// part of a text in several lines.
+    above: usize,
+}
+
+/// The headers of a table and of all tables in it; of the whole file, where it is the root.
+fn headers(table: &Table, text: &str) -> Vec<Header> {
     let mut found = Vec::new();
-    collect(root, text, &mut found);
+    collect(table, text, &mut found);
     found
 }
 
-/// The same of one connection: its own header and those of the tables in it.
-fn headers_of(table: &Table, text: &str) -> Vec<usize> {
-    headers(table, text)
-}
-
-fn collect(table: &Table, text: &str, found: &mut Vec<usize>) {
+fn collect(table: &Table, text: &str, found: &mut Vec<Header>) {
     // Tables that are only there by dots or by what is in them have no header.
-    let header = table.span().map(|span| span.start).filter(|start| text[*start..].starts_with('['));
-    found.extend(header);
+    let start = table.span().map(|span| span.start).filter(|start| text[*start..].starts_with('['));
+    found.extend(start.map(|start| {
+        let above = table.decor().prefix().and_then(toml_edit::RawString::span);
+        Header { start, above: above.map_or(start, |above| above.start) }
+    }));
     for (_, item) in table {
         match item {
             Item::Table(table) => collect(table, text, found),
@@ -190,29 +200,28 @@ fn collect(table: &Table, text: &str, found: &mut Vec<usize>) {
     }
 }
 
-/// Where the table behind a header ends: at the next header, or at the comment right above it.
-fn start_of_next(text: &str, headers: &[usize], header: usize) -> Option<usize> {
-    let next = headers.iter().copied().filter(|other| *other > header).min()?;
-    Some(attached(text, next))
+/// The header that ends a table.
+fn next(headers: &[Header], start: usize) -> Option<Header> {
+    headers.iter().copied().filter(|other| other.start > start).min_by_key(|other| other.start)
 }
 
-/// From a header's comments to the next one's, but for comments that stand alone.
-fn region(text: &str, headers: &[usize], header: usize) -> Range<usize> {
+/// From a header's comments to the next one's, but for comments that stand alone. `end` is where what
+/// the last table says ends.
+fn region(text: &str, headers: &[Header], header: Header, end: usize) -> Range<usize> {
     let start = match attached(text, header) {
         // What a file begins with is about the file.
-        0 => line_start(text, header),
+        0 => line_start(text, header.start),
         start => start,
     };
-    let end = start_of_next(text, headers, header).unwrap_or(text.len());
+    let (said, end) = match next(headers, header.start) {
+        Some(next) => (next.above, attached(text, next)),
+        None => (end, text.len()),
+    };
     // Back over comments and empty lines to the last line that says something.
     let (mut place, mut keep) = (end, end);
-    while place > header {
-        let before = line_start(text, place.saturating_sub(1));
-        let line = text[before..place].trim();
-        if before <= header || !(line.is_empty() || line.starts_with('#')) {
-            break;
-        }
-        if line.is_empty() && text[place..end].trim_start().starts_with('#') {
+    while place > said {
+        let before = line_start(text, place - 1);
+        if text[before..place].trim().is_empty() && text[place..end].trim_start().starts_with('#') {
             keep = place;
         }
         place = before;
@@ -220,10 +229,10 @@ fn region(text: &str, headers: &[usize], header: usize) -> Range<usize> {
     start..keep
 }
 
-/// The start of the comment lines right above a line, or of the line itself.
-fn attached(text: &str, place: usize) -> usize {
-    let mut start = line_start(text, place);
-    while start > 0 {
+/// The start of the comment lines right above a header, or of its own line.
+fn attached(text: &str, header: Header) -> usize {
+    let mut start = line_start(text, header.start);
+    while start > header.above {
         let before = line_start(text, start - 1);
         if !text[before..start].trim_start().starts_with('#') {
             break;
@@ -393,6 +402,22 @@ output = \"-\"
         assert_eq!(remove(text, "a").unwrap().text, "[poll]\n\n[admin]\n");
         let text = "[[connections]]\nname = \"a\"\nfilter.record_types = [\"Tax\"]\ncredentials.kind = \"default\"\n\n[admin]\n";
         assert_eq!(remove(text, "a").unwrap().text, "[admin]\n");
+    }
+
+    /// The end of a text in several lines is no comment, whatever it looks like.
+    #[test]
+    fn what_only_looks_like_a_comment_stays_where_it_is() {
+        let connection = |name: &str| {
+            format!(
+                "[[connections]]\nname = \"{name}\"\n[connections.credentials]\nkind = \"\"\"\n\n# not\"\"\"\n"
+            )
+        };
+        let text = format!("{}[local]\n", connection("a"));
+        let added = add(&text, &super::tests::connection("new"), None).unwrap();
+        assert_eq!(added, text.replace("[local]", &format!("\n{NEW}\n[local]")));
+        assert_eq!(remove(&text, "a").unwrap().text, "[local]\n");
+        let text = format!("[local]\n\n{}", connection("a"));
+        assert_eq!(remove(&text, "a").unwrap().text, "[local]\n");
     }
 
     #[test]
