@@ -21,6 +21,7 @@ pub mod dedup;
 pub mod event;
 pub mod exit;
 pub mod poller;
+mod signals;
 pub mod simulator;
 pub mod telemetry;
 pub mod transport;

@@ -10,6 +10,9 @@ mod admin;
 mod bad_input;
 mod check;
 mod cli;
+mod connect;
+#[cfg(target_os = "linux")]
+mod connect_terminal;
 mod crash;
 mod cycle;
 mod deployment;

@@ -12,6 +12,7 @@
 mod binary;
 mod broker;
 mod check;
+mod connect;
 mod contract;
 mod security;
 mod support;

@@ -118,6 +118,7 @@ async fn scram_over_tls_works_and_what_does_not_is_said_at_once() {
         assert_eq!(consume(&secured.broker.servers(), &config.topic, "read_committed").len(), 1);
         process.kafka.check().await.unwrap();
     }
+    crate::connect::by_flags(&secured.servers, &secured.ca, &secured.broker.servers(), "by-flags").await;
 
     for (name, config, kind, message, hint) in [
         (

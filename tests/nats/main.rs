@@ -6,6 +6,7 @@
 
 mod claims;
 mod cluster;
+mod connect;
 mod faults;
 mod login;
 mod publish;
