@@ -19,6 +19,7 @@ pub mod cycle;
 pub mod dedup;
 pub mod event;
 pub mod exit;
+pub mod forward;
 pub mod http;
 pub mod poller;
 pub mod simulator;

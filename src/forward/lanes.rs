@@ -1,0 +1,288 @@
+//! What was read and is not yet done with: who may go next, and how far the position may move. Pure.
+//!
+//! Events of one key go one after the other, in the order they were read; keys do not wait for each
+//! other. The position of a partition moves over what is done up to the first that is not.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::Hash,
+};
+
+/// A place in a log: partition, then position; positions may have gaps.
+pub trait Placed: Copy {
+    /// 0 where a log is not divided.
+    fn partition(&self) -> i32;
+    /// Grows within the partition.
+    fn position(&self) -> u64;
+}
+
+/// The events between reading and being done, `T` each, with a key of type `K` and a place `P`.
+#[derive(Debug)]
+pub struct Lanes<K, P, T> {
+    /// Waiting by key. A key is here from its first event to the end of its last.
+    waiting: HashMap<K, VecDeque<(P, T)>>,
+    /// Keys that wait for nobody.
+    ready: VecDeque<K>,
+    /// Everything not yet passed by the position, by partition, in the order of the log; and whether
+    /// it is done.
+    open: BTreeMap<i32, VecDeque<(P, bool)>>,
+    count: usize,
+}
+
+impl<K, P, T> Default for Lanes<K, P, T> {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), ready: VecDeque::new(), open: BTreeMap::new(), count: 0 }
+    }
+}
+
+impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
+    /// How many places are not yet passed by the position.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether the position has passed everything.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many keys could go now.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes in what was read. A place that is here already is left alone: after a change of owner a
+    /// broker gives again what was not yet committed.
+    pub fn push(&mut self, key: K, place: P, item: T) {
+        if !self.enter(place, false) {
+            return;
+        }
+        match self.waiting.get_mut(&key) {
+            Some(lane) => lane.push_back((place, item)),
+            None => {
+                self.waiting.insert(key.clone(), VecDeque::from([(place, item)]));
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Takes in what needs nothing to be done.
+    pub fn pass(&mut self, place: P) {
+        self.enter(place, true);
+    }
+
+    fn enter(&mut self, place: P, done: bool) -> bool {
+        let open = self.open.entry(place.partition()).or_default();
+        let at = match open.back() {
+            Some((last, _)) if last.position() >= place.position() => {
+                match open.binary_search_by_key(&place.position(), |(place, _)| place.position()) {
+                    Ok(_) => return false,
+                    Err(at) => at,
+                }
+            }
+            _ => open.len(),
+        };
+        open.insert(at, (place, done));
+        self.count += 1;
+        true
+    }
+
+    /// Up to `most` events that may go together: all of keys nobody is at work on, each key's in
+    /// order. Their keys are taken until [`Lanes::finish`].
+    pub fn take(&mut self, most: usize) -> Vec<(K, P, T)> {
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let Some(key) = self.ready.pop_front() else { break };
+            let lane = self.waiting.entry(key.clone()).or_default();
+            let count = lane.len().min(most - taken.len());
+            taken.extend(lane.drain(..count).map(|(place, item)| (key.clone(), place, item)));
+        }
+        taken
+    }
+
+    /// All that one [`Lanes::take`] gave is done; its keys are free again.
+    pub fn finish<'a>(&mut self, taken: impl IntoIterator<Item = (&'a K, P)>)
+    where
+        K: 'a,
+    {
+        let mut last = None;
+        for (key, place) in taken {
+            let open = self.open.entry(place.partition()).or_default();
+            if let Ok(at) = open.binary_search_by_key(&place.position(), |(place, _)| place.position()) {
+                open[at].1 = true;
+            }
+            // A key's events stand side by side.
+            if last != Some(key) {
+                self.free(key);
+                last = Some(key);
+            }
+        }
+    }
+
+    fn free(&mut self, key: &K) {
+        if self.waiting.get(key).is_some_and(VecDeque::is_empty) {
+            self.waiting.remove(key);
+        } else {
+            self.ready.push_back(key.clone());
+        }
+    }
+
+    /// The newest place of each partition before which everything is done, where it has moved.
+    pub fn advance(&mut self) -> Vec<P> {
+        let mut moved = Vec::new();
+        for open in self.open.values_mut() {
+            let done = open.iter().take_while(|(_, done)| *done).count();
+            if let Some((place, _)) = open.drain(..done).next_back() {
+                moved.push(place);
+                self.count -= done;
+            }
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Placed for (i32, u64) {
+        fn partition(&self) -> i32 {
+            self.0
+        }
+        fn position(&self) -> u64 {
+            self.1
+        }
+    }
+
+    type Places = Lanes<&'static str, (i32, u64), u64>;
+
+    fn read(events: &[(&'static str, u64)]) -> Places {
+        let mut lanes = Places::default();
+        for (key, position) in events {
+            lanes.push(key, (0, *position), *position);
+        }
+        lanes
+    }
+
+    fn items(taken: &[(&'static str, (i32, u64), u64)]) -> Vec<u64> {
+        taken.iter().map(|(_, _, item)| *item).collect()
+    }
+
+    #[test]
+    fn a_key_waits_for_itself_and_for_nobody_else() {
+        let mut lanes = read(&[("a", 1), ("a", 2), ("b", 3), ("a", 4)]);
+        let first = lanes.take(1);
+        let second = lanes.take(1);
+        assert_eq!((items(&first), items(&second)), (vec![1], vec![3]));
+        assert!(lanes.take(1).is_empty(), "a is at work");
+        lanes.finish([(&"a", (0, 1))]);
+        assert_eq!(items(&lanes.take(1)), [2]);
+    }
+
+    #[test]
+    fn a_batch_holds_all_of_a_key_in_order() {
+        let mut lanes = read(&[("a", 1), ("b", 2), ("a", 3), ("c", 4)]);
+        let batch = lanes.take(3);
+        assert_eq!(items(&batch), [1, 3, 2]);
+        lanes.push("a", (0, 5), 5);
+        assert_eq!(items(&lanes.take(3)), [4], "a and b are at work");
+        lanes.finish(batch.iter().map(|(key, place, _)| (key, *place)));
+        assert_eq!(items(&lanes.take(3)), [5]);
+    }
+
+    #[test]
+    fn the_position_stops_before_the_first_that_is_not_done() {
+        let mut lanes = read(&[("a", 10), ("b", 20), ("c", 30)]);
+        lanes.pass((0, 40));
+        lanes.push("d", (1, 7), 7);
+        let (a, b) = (lanes.take(1), lanes.take(1));
+        lanes.finish(b.iter().map(|(key, place, _)| (key, *place)));
+        assert_eq!(lanes.advance(), []);
+        lanes.finish(a.iter().map(|(key, place, _)| (key, *place)));
+        assert_eq!(lanes.advance(), [(0, 20)]);
+        let rest = lanes.take(9);
+        lanes.finish(rest.iter().map(|(key, place, _)| (key, *place)));
+        assert_eq!(lanes.advance(), [(0, 40), (1, 7)]);
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn what_is_read_again_after_a_change_of_owner_goes_once_while_it_is_here() {
+        let mut lanes = read(&[("a", 1), ("b", 2)]);
+        lanes.push("a", (0, 1), 1);
+        lanes.push("b", (0, 2), 2);
+        assert_eq!((lanes.len(), items(&lanes.take(9))), (2, vec![1, 2]));
+        // What was done before, and whose commit another owner did not see, comes once more.
+        lanes.push("c", (0, 0), 0);
+        assert_eq!(items(&lanes.take(9)), [0]);
+        lanes.finish([(&"c", (0, 0))]);
+        assert_eq!(lanes.advance(), [(0, 0)]);
+    }
+
+    /// A key is always in one partition, as Kafka has it.
+    fn place(key: usize, n: usize) -> (i32, u64) {
+        (i32::try_from(key % 3).unwrap(), n as u64)
+    }
+
+    proptest! {
+        /// Whatever order work ends in: per key the order of the log, every event once, and never a
+        /// position past something that is not done.
+        #[test]
+        fn order_and_position_hold(
+            events in prop::collection::vec(0_usize..4, 1..80),
+            most in 1_usize..5,
+            choices in prop::collection::vec(any::<prop::sample::Index>(), 400),
+        ) {
+            const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+            let mut lanes = Places::default();
+            let mut unread = events.iter().enumerate();
+            let mut at_work = Vec::new();
+            let mut done = BTreeSet::new();
+            let mut seen: HashMap<&str, Vec<u64>> = HashMap::new();
+            let mut passed = HashMap::new();
+            for choice in choices {
+                match choice.index(3) {
+                    0 => if let Some((n, key)) = unread.next() {
+                        lanes.push(KEYS[*key], place(*key, n), n as u64);
+                    },
+                    1 => {
+                        let taken = lanes.take(most);
+                        if !taken.is_empty() {
+                            for (key, _, item) in &taken {
+                                seen.entry(key).or_default().push(*item);
+                            }
+                            at_work.push(taken);
+                        }
+                    }
+                    _ => if !at_work.is_empty() {
+                        let taken = at_work.swap_remove(choice.index(at_work.len()));
+                        done.extend(taken.iter().map(|(_, place, _)| *place));
+                        lanes.finish(taken.iter().map(|(key, place, _)| (key, *place)));
+                        for place in lanes.advance() {
+                            passed.insert(place.partition(), place.position());
+                        }
+                    },
+                }
+                for (n, key) in events.iter().enumerate() {
+                    let place = place(*key, n);
+                    if passed.get(&place.0).is_some_and(|passed| place.1 <= *passed) {
+                        prop_assert!(done.contains(&place), "{place:?} is passed and not done");
+                    }
+                }
+                for items in seen.values() {
+                    prop_assert!(items.windows(2).all(|pair| pair[0] < pair[1]), "{items:?}");
+                }
+                let busy: Vec<_> = at_work.iter().flat_map(|taken| {
+                    let keys: BTreeSet<_> = taken.iter().map(|(key, _, _)| *key).collect();
+                    keys
+                }).collect();
+                let distinct: BTreeSet<_> = busy.iter().collect();
+                prop_assert_eq!(busy.len(), distinct.len(), "a key is at work twice");
+            }
+        }
+    }
+}
