@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod consume;
 pub mod cost;
 pub mod cycle;
 pub mod dedup;

@@ -15,6 +15,10 @@ use cloudevents::{
     },
 };
 
+/// How attributes are ordered in the JSON event format; extensions follow by name.
+pub(crate) const ATTRIBUTE_ORDER: [&str; 8] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
+
 const STRUCTURED: &str = "application/cloudevents+json";
 
 /// The protocol a message is for.
@@ -183,9 +187,9 @@ impl BinarySerializer<Vec<u8>> for JsonWriter {
     }
 
     fn end_with_data(mut self, data: Vec<u8>) -> Result<Vec<u8>> {
-        const ORDER: [&str; 8] =
-            ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
-        let rank = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());
+        let rank = |name: &str| {
+            ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(ATTRIBUTE_ORDER.len())
+        };
         self.members.sort_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
         let mut json = Vec::with_capacity(512 + data.len());
         for (name, value) in self.members {
@@ -293,7 +297,7 @@ fn percent_encode(text: String) -> String {
 }
 
 /// One round of decoding; a byte sequence that is no UTF-8 is refused.
-fn percent_decode(text: &str) -> Result<String> {
+pub(crate) fn percent_decode(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -118,6 +118,25 @@ impl Clients {
         config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
+    /// Reads events: of nobody's group, or as a group that shares the partitions out.
+    pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Complaint>, TransportError> {
+        // Half a second of network is read ahead, not 64 MB of each partition.
+        let defaults = [("queued.max.messages.kbytes", "8192"), ("fetch.message.max.bytes", "1048576")];
+        let mut config = self.over(&defaults);
+        config
+            .set("group.id", group.unwrap_or("amazon-billing-source"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A group may get partitions that were added to the topic: those from their beginning.
+            .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("check.crcs", "true");
+        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a consumer", &e))
+    }
+
     /// Knows topics and the end of a log, open transactions included.
     pub(super) fn uncommitted(&self) -> Result<BaseConsumer<Complaint>, TransportError> {
         let mut config = self.over(&[]);

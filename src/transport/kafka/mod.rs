@@ -12,6 +12,7 @@
 
 mod check;
 mod client;
+mod consume;
 mod publish;
 mod reader;
 mod record;
@@ -19,6 +20,7 @@ mod topics;
 mod view;
 
 pub(crate) use client::not_a_property;
+pub(crate) use consume::{KafkaPosition, read_events};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -19,6 +19,7 @@
 
 mod bucket;
 mod client;
+mod consume;
 mod layout;
 mod publish;
 mod read;
@@ -36,6 +37,8 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
+
+pub(crate) use consume::{NatsPosition, read_events};
 
 use client::JetStream;
 use publish::{Item, Publisher};
