@@ -19,6 +19,7 @@ use crate::{
         ConfigFiles,
         check::{self, CheckArgs},
         demo::{self, DemoArgs},
+        forward::{self, ForwardArgs},
         ledger,
         plan::{self, PlanArgs},
         print,
@@ -76,6 +77,8 @@ Example:
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
+    /// Deliver every event to an HTTP endpoint, at least once, in order per key
+    Forward(ForwardArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -157,6 +160,7 @@ pub fn main() -> Exit {
             }
         }),
         Command::Plan(args) => on_runtime(|_| plan::run(args)),
+        Command::Forward(args) => on_runtime(|shutdown| forward::run(args, shutdown)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,

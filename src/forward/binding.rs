@@ -54,19 +54,19 @@ fn of_type(content_type: &'static str, body: Bytes) -> Content {
 /// One event in binary mode.
 ///
 /// # Errors
-/// When an attribute's name cannot be a header's, which no CloudEvent has.
+/// When an attribute's name cannot be a header's, which none of a `CloudEvent` is.
 pub fn binary(event: &Event<'_>) -> Result<Content, String> {
     let mut headers = HeaderMap::with_capacity(16);
     for (name, value) in event.attributes() {
-        let (header, value) = match name {
-            "datacontenttype" => (CONTENT_TYPE, HeaderValue::from_str(value).ok()),
-            _ => {
-                let header = HeaderName::try_from(format!("ce-{name}"));
-                let header = header.map_err(|_| format!("its attribute `{name}` cannot be a header"))?;
-                (header, HeaderValue::try_from(percent_encode(value.to_owned())).ok())
-            }
+        let (header, value) = if name == "datacontenttype" {
+            (CONTENT_TYPE, HeaderValue::from_str(value).ok())
+        } else {
+            let header = HeaderName::try_from(format!("ce-{name}"));
+            let header = header.map_err(|_| format!("its attribute `{name}` cannot be a header"))?;
+            (header, HeaderValue::try_from(percent_encode(value.to_owned())).ok())
         };
-        let value = value.ok_or_else(|| format!("the value of its attribute `{name}` cannot be a header's"))?;
+        let value =
+            value.ok_or_else(|| format!("the value of its attribute `{name}` cannot be a header's"))?;
         headers.insert(header, value);
     }
     Ok(Content { headers, body: Bytes::copy_from_slice(event.data().as_bytes()) })

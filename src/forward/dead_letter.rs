@@ -52,7 +52,10 @@ impl DeadLetterTarget {
 
 /// Takes events that were not delivered.
 pub(super) enum DeadLetters {
-    File { file: Arc<File>, path: PathBuf },
+    File {
+        file: Arc<File>,
+        path: PathBuf,
+    },
     #[cfg(feature = "kafka")]
     Kafka(crate::transport::kafka::LetterTopic),
     #[cfg(feature = "nats")]
@@ -147,7 +150,12 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When it could not be written. It may be there all the same.
-    pub(super) async fn write(&self, label: &Label<'_>, parcel: &Parcel) -> Result<(), TransportError> {
+    pub(super) async fn write(
+        &self,
+        label: &Label<'_>,
+        key: &str,
+        parcel: &Parcel,
+    ) -> Result<(), TransportError> {
         match self {
             Self::File { file, path } => {
                 let (file, line) = (Arc::clone(file), line(label, &parcel.json));
@@ -161,7 +169,7 @@ impl DeadLetters {
             #[cfg(feature = "kafka")]
             Self::Kafka(topic) => {
                 let content_type = ("content-type", "application/cloudevents+json; charset=UTF-8");
-                topic.write(&parcel.key, &label.headers(content_type), &parcel.json).await
+                topic.write(key, &label.headers(content_type), &parcel.json).await
             }
             #[cfg(feature = "nats")]
             Self::Nats(subject) => {
@@ -214,12 +222,18 @@ mod tests {
     use crate::forward::binding::structured;
 
     fn failure() -> Failure {
-        Failure { refused: true, reason: "it answered 422: \"no\"\r\nX".to_owned(), status: Some(422), attempts: 3 }
+        Failure {
+            refused: true,
+            reason: "it answered 422: \"no\"\r\nX".to_owned(),
+            status: Some(422),
+            attempts: 3,
+            failing: std::time::Duration::ZERO,
+        }
     }
 
     fn parcel() -> Parcel {
         let json = bytes::Bytes::from_static(br#"{"id":"1","data":{}}"#);
-        Parcel { id: "1".to_owned(), key: "k".to_owned(), content: structured(json.clone()), json }
+        Parcel { id: "1".to_owned(), content: Ok(structured(json.clone())), json }
     }
 
     #[test]
@@ -240,9 +254,13 @@ mod tests {
         let local = TransportConfig::Local(crate::config::LocalConfig { output: None, state: "s".into() });
         let letters = DeadLetters::open(&DeadLetterTarget::File(path.clone()), &local).await.unwrap();
         let failure = failure();
-        let label =
-            Label::new("2026-03-01T00:00:00Z".parse().unwrap(), ("f", "http://h/"), &failure, Place::of(0, 7));
-        letters.write(&label, &parcel()).await.unwrap();
+        let label = Label::new(
+            "2026-03-01T00:00:00Z".parse().unwrap(),
+            ("f", "http://h/"),
+            &failure,
+            Place::of(0, 7),
+        );
+        letters.write(&label, "k", &parcel()).await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
@@ -252,8 +270,12 @@ mod tests {
     #[test]
     fn headers_are_one_line_each_and_no_attributes() {
         let failure = failure();
-        let label =
-            Label::new("2026-03-01T00:00:00Z".parse().unwrap(), ("f", "http://h/"), &failure, Place::of(2, 7));
+        let label = Label::new(
+            "2026-03-01T00:00:00Z".parse().unwrap(),
+            ("f", "http://h/"),
+            &failure,
+            Place::of(2, 7),
+        );
         let headers = label.headers(("content-type", "application/cloudevents+json"));
         assert!(headers.iter().all(|(name, value)| !name.starts_with("ce") && !value.contains(['\r', '\n'])));
         assert!(headers.contains(&("dead-letter-status", "422".to_owned())));

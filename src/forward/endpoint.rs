@@ -22,7 +22,12 @@ use super::{
     retry::{RetryPolicy, Verdict, judge, retry_after},
     sign::Signer,
 };
-use crate::{clock::Clock, http, telemetry::Metrics};
+use crate::{
+    admin::{Health, Readiness},
+    clock::Clock,
+    http,
+    telemetry::Metrics,
+};
 
 /// An endpoint that fails is told of at most so often.
 const QUIET: Duration = Duration::from_secs(10);
@@ -39,10 +44,8 @@ const LONGEST_EXCERPT: usize = 200;
 pub(super) struct Parcel {
     /// The event's `id`.
     pub(super) id: String,
-    /// `partitionkey`, for logs and dead letters.
-    pub(super) key: String,
-    /// The event alone, as a request.
-    pub(super) content: Content,
+    /// The event alone, as a request; or why it cannot be one.
+    pub(super) content: Result<Content, String>,
     /// Its JSON form.
     pub(super) json: Bytes,
 }
@@ -62,15 +65,17 @@ pub(super) enum Outcome {
 
 /// Why an event was not taken.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    /// Whether the endpoint refused it; else it was given up after trying long enough.
-    pub(super) refused: bool,
+pub struct Failure {
+    /// Whether it was refused; else it was given up after trying long enough.
+    pub refused: bool,
     /// In words.
-    pub(super) reason: String,
+    pub reason: String,
     /// The last answer's; `None` where there was none.
-    pub(super) status: Option<u16>,
+    pub status: Option<u16>,
     /// Requests made.
-    pub(super) attempts: u32,
+    pub attempts: u32,
+    /// From the first request to the last answer.
+    pub failing: Duration,
 }
 
 /// Where to, and how.
@@ -84,6 +89,11 @@ pub(super) struct Endpoint {
     pub(super) retry: RetryPolicy,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+    /// The forwarder's, for readiness.
+    pub(super) name: String,
+    /// Whether what is not taken is put aside; else nothing of a key may overtake it.
+    pub(super) goes_on: bool,
     /// No attempt begins once it is cancelled.
     pub(super) stop: CancellationToken,
     pub(super) mood: Mutex<Mood>,
@@ -132,9 +142,27 @@ impl Endpoint {
         }
         let mut outcomes = Vec::with_capacity(parcels.len());
         for parcel in parcels {
-            outcomes.push(self.try_until_taken(&parcel.id, &parcel.content).await);
+            let outcome = match outcomes.last() {
+                None | Some(Outcome::Delivered) => self.deliver_one(parcel).await,
+                Some(Outcome::Failed(_)) if self.goes_on => self.deliver_one(parcel).await,
+                Some(_) => Outcome::Abandoned,
+            };
+            outcomes.push(outcome);
         }
         outcomes
+    }
+
+    async fn deliver_one(&self, parcel: &Parcel) -> Outcome {
+        match &parcel.content {
+            Ok(content) => self.try_until_taken(&parcel.id, content).await,
+            Err(why) => Outcome::Failed(Failure {
+                refused: true,
+                reason: why.clone(),
+                status: None,
+                attempts: 0,
+                failing: Duration::ZERO,
+            }),
+        }
     }
 
     async fn try_until_taken(&self, id: &str, content: &Content) -> Outcome {
@@ -160,6 +188,7 @@ impl Endpoint {
                         reason,
                         status: Some(status),
                         attempts,
+                        failing: began.elapsed(),
                     });
                 }
                 Attempt::Moved(why) => {
@@ -169,8 +198,9 @@ impl Endpoint {
                 Attempt::NotNow { reason, status, after } => (reason, status, after),
             };
             self.metrics.forward_attempt("not_now");
-            if self.retry.is_over(began.elapsed()) {
-                return Outcome::Failed(Failure { refused: false, reason, status, attempts });
+            let failing = began.elapsed();
+            if self.retry.is_over(failing) {
+                return Outcome::Failed(Failure { refused: false, reason, status, attempts, failing });
             }
             let (_, chance) = Uuid::new_v4().as_u64_pair();
             let pause = after.unwrap_or_else(|| self.retry.pause(attempts, chance));
@@ -236,7 +266,10 @@ impl Endpoint {
             Verdict::Moved => {
                 let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
                 let to = to.and_then(|to| self.url.join(to).ok()).map(|to| format!(" to `{}`", label(&to)));
-                Attempt::Moved(format!("the endpoint answered {status}, a redirect{}", to.unwrap_or_default()))
+                Attempt::Moved(format!(
+                    "the endpoint answered {status}, a redirect{}",
+                    to.unwrap_or_default()
+                ))
             }
         }
     }
@@ -254,6 +287,7 @@ impl Endpoint {
             drop(mood);
             let (failing, pause) = (seconds(now - since), seconds(pause));
             warn!(failing, pause, "the endpoint does not take events now: {reason}");
+            self.readiness.set(&self.name, Health::Failing(reason.to_owned()));
         }
     }
 
@@ -262,6 +296,7 @@ impl Endpoint {
         if let Some(since) = mood.failing_since.take() {
             drop(mood);
             info!(after = seconds(since.elapsed()), "the endpoint takes events again");
+            self.readiness.set(&self.name, Health::Ready);
         }
     }
 

@@ -45,10 +45,12 @@ impl ForwardError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Output(error) | Self::DeadLetter(error) => error.hint.as_deref(),
-            Self::Client(_) => Some("`--ca-file` is a PEM file; on Debian the host's roots are in `ca-certificates`"),
-            Self::Moved { .. } => {
-                Some("redirects are not followed: give the address itself with `--to`; nothing is lost, the next start goes on here")
+            Self::Client(_) => {
+                Some("`--ca-file` is a PEM file; on Debian the host's roots are in `ca-certificates`")
             }
+            Self::Moved { .. } => Some(
+                "redirects are not followed: give the address itself with `--to`; nothing is lost, the next start goes on here",
+            ),
             Self::Undelivered { .. } => Some(
                 "nothing is lost, the next start begins with this event; with `--dead-letter FILE` such events are put aside and the others go on",
             ),
@@ -63,8 +65,8 @@ impl From<&ForwardError> for Exit {
             ForwardError::Client(_) => Self::Config,
             ForwardError::Moved { .. } => Self::Failed,
             ForwardError::Undelivered { failure, .. } => match failure.status {
-                Some(_) => Self::Failed,
-                None => Self::Unavailable,
+                None if !failure.refused => Self::Unavailable,
+                _ => Self::Failed,
             },
         }
     }

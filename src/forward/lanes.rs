@@ -41,11 +41,6 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
         self.count
     }
 
-    /// Whether the position has passed everything.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// How many keys could go now.
     pub fn ready(&self) -> usize {
         self.ready.len()
@@ -57,12 +52,11 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
         if !self.enter(place, false) {
             return;
         }
-        match self.waiting.get_mut(&key) {
-            Some(lane) => lane.push_back((place, item)),
-            None => {
-                self.waiting.insert(key.clone(), VecDeque::from([(place, item)]));
-                self.ready.push_back(key);
-            }
+        if let Some(lane) = self.waiting.get_mut(&key) {
+            lane.push_back((place, item));
+        } else {
+            self.waiting.insert(key.clone(), VecDeque::from([(place, item)]));
+            self.ready.push_back(key);
         }
     }
 
@@ -88,7 +82,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// Up to `most` events that may go together: all of keys nobody is at work on, each key's in
-    /// order. Their keys are taken until [`Lanes::finish`].
+    /// order. Their keys are taken until [`Lanes::free`].
     pub fn take(&mut self, most: usize) -> Vec<(K, P, T)> {
         let mut taken = Vec::new();
         while taken.len() < most {
@@ -100,30 +94,32 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
         taken
     }
 
-    /// All that one [`Lanes::take`] gave is done; its keys are free again.
-    pub fn finish<'a>(&mut self, taken: impl IntoIterator<Item = (&'a K, P)>)
+    /// This event is done.
+    pub fn done(&mut self, place: P) {
+        if let Some(open) = self.open.get_mut(&place.partition())
+            && let Ok(at) = open.binary_search_by_key(&place.position(), |(place, _)| place.position())
+        {
+            open[at].1 = true;
+        }
+    }
+
+    /// Nobody is at work any more on what one [`Lanes::take`] gave, all of its events' keys.
+    pub fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
     where
         K: 'a,
     {
         let mut last = None;
-        for (key, place) in taken {
-            let open = self.open.entry(place.partition()).or_default();
-            if let Ok(at) = open.binary_search_by_key(&place.position(), |(place, _)| place.position()) {
-                open[at].1 = true;
-            }
+        for key in keys {
             // A key's events stand side by side.
-            if last != Some(key) {
-                self.free(key);
-                last = Some(key);
+            if last == Some(key) {
+                continue;
             }
-        }
-    }
-
-    fn free(&mut self, key: &K) {
-        if self.waiting.get(key).is_some_and(VecDeque::is_empty) {
-            self.waiting.remove(key);
-        } else {
-            self.ready.push_back(key.clone());
+            last = Some(key);
+            if self.waiting.get(key).is_some_and(VecDeque::is_empty) {
+                self.waiting.remove(key);
+            } else {
+                self.ready.push_back(key.clone());
+            }
         }
     }
 
@@ -168,6 +164,13 @@ mod tests {
         lanes
     }
 
+    fn finish(lanes: &mut Places, taken: &[(&'static str, (i32, u64), u64)]) {
+        for (_, place, _) in taken {
+            lanes.done(*place);
+        }
+        lanes.free(taken.iter().map(|(key, _, _)| key));
+    }
+
     fn items(taken: &[(&'static str, (i32, u64), u64)]) -> Vec<u64> {
         taken.iter().map(|(_, _, item)| *item).collect()
     }
@@ -179,7 +182,7 @@ mod tests {
         let second = lanes.take(1);
         assert_eq!((items(&first), items(&second)), (vec![1], vec![3]));
         assert!(lanes.take(1).is_empty(), "a is at work");
-        lanes.finish([(&"a", (0, 1))]);
+        finish(&mut lanes, &first);
         assert_eq!(items(&lanes.take(1)), [2]);
     }
 
@@ -190,7 +193,7 @@ mod tests {
         assert_eq!(items(&batch), [1, 3, 2]);
         lanes.push("a", (0, 5), 5);
         assert_eq!(items(&lanes.take(3)), [4], "a and b are at work");
-        lanes.finish(batch.iter().map(|(key, place, _)| (key, *place)));
+        finish(&mut lanes, &batch);
         assert_eq!(items(&lanes.take(3)), [5]);
     }
 
@@ -200,14 +203,14 @@ mod tests {
         lanes.pass((0, 40));
         lanes.push("d", (1, 7), 7);
         let (a, b) = (lanes.take(1), lanes.take(1));
-        lanes.finish(b.iter().map(|(key, place, _)| (key, *place)));
+        finish(&mut lanes, &b);
         assert_eq!(lanes.advance(), []);
-        lanes.finish(a.iter().map(|(key, place, _)| (key, *place)));
+        finish(&mut lanes, &a);
         assert_eq!(lanes.advance(), [(0, 20)]);
         let rest = lanes.take(9);
-        lanes.finish(rest.iter().map(|(key, place, _)| (key, *place)));
+        finish(&mut lanes, &rest);
         assert_eq!(lanes.advance(), [(0, 40), (1, 7)]);
-        assert!(lanes.is_empty());
+        assert_eq!(lanes.len(), 0);
     }
 
     #[test]
@@ -218,8 +221,9 @@ mod tests {
         assert_eq!((lanes.len(), items(&lanes.take(9))), (2, vec![1, 2]));
         // What was done before, and whose commit another owner did not see, comes once more.
         lanes.push("c", (0, 0), 0);
-        assert_eq!(items(&lanes.take(9)), [0]);
-        lanes.finish([(&"c", (0, 0))]);
+        let again = lanes.take(9);
+        assert_eq!(items(&again), [0]);
+        finish(&mut lanes, &again);
         assert_eq!(lanes.advance(), [(0, 0)]);
     }
 
@@ -261,7 +265,7 @@ mod tests {
                     _ => if !at_work.is_empty() {
                         let taken = at_work.swap_remove(choice.index(at_work.len()));
                         done.extend(taken.iter().map(|(_, place, _)| *place));
-                        lanes.finish(taken.iter().map(|(key, place, _)| (key, *place)));
+                        finish(&mut lanes, &taken);
                         for place in lanes.advance() {
                             passed.insert(place.partition(), place.position());
                         }

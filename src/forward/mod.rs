@@ -16,6 +16,7 @@ mod sign;
 
 pub use binding::HttpMode;
 pub use dead_letter::DeadLetterTarget;
+pub use endpoint::Failure;
 pub use error::ForwardError;
 pub use retry::RetryPolicy;
 pub use sign::Signer;
@@ -36,10 +37,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    admin::{Health, Readiness},
     clock::Clock,
     config::TransportConfig,
-    consume::{Bound, ConsumerName, Filter, Place, ReadOptions, Reader, Received, Start},
-    exit::{Exit, report},
+    consume::{Bound, ConsumerName, Place, ReadOptions, Reader, Received, Start},
+    exit::Exit,
     http,
     telemetry::Metrics,
     transport::{TransportError, TransportErrorKind},
@@ -72,8 +74,6 @@ pub struct ForwardConfig {
     pub start: Start,
     /// `Bound::End`: what is there now, then an end.
     pub bound: Bound,
-    /// What is forwarded; the rest is passed over.
-    pub filter: Filter,
     /// The endpoint.
     pub url: Url,
     /// How events lie in a request.
@@ -146,7 +146,7 @@ struct Counts {
 pub async fn run(
     transport: &TransportConfig,
     config: ForwardConfig,
-    (clock, metrics): (Clock, Metrics),
+    (clock, metrics, readiness): (Clock, Metrics, Readiness),
     shutdown: &CancellationToken,
 ) -> Result<Exit, ForwardError> {
     let endpoint = Endpoint {
@@ -157,14 +157,15 @@ pub async fn run(
         retry: config.retry,
         clock: clock.clone(),
         metrics,
+        readiness,
+        name: config.name.to_string(),
         goes_on: config.dead_letter.is_some(),
         stop: CancellationToken::new(),
         mood: Mutex::new(Mood::default()),
     };
+    endpoint.readiness.set(&endpoint.name, Health::Starting);
     let dead_letters = match &config.dead_letter {
-        Some(target) => {
-            Some(DeadLetters::open(target, transport).await.map_err(ForwardError::DeadLetter)?)
-        }
+        Some(target) => Some(DeadLetters::open(target, transport).await.map_err(ForwardError::DeadLetter)?),
         None => None,
     };
     let options = ReadOptions {
@@ -178,6 +179,7 @@ pub async fn run(
         reader = Reader::open(transport, options) => reader?,
         () = shutdown.cancelled() => return Ok(Exit::Done),
     };
+    endpoint.readiness.set(&endpoint.name, Health::Ready);
     let label = label(&config.url);
     info!(name = %config.name, to = label, "forwarding");
     let forwarder = Forwarder {
@@ -241,7 +243,7 @@ impl Forwarder {
                 _ = commit.tick() => self.commit().await?,
                 _ = report.tick() => self.report(),
                 next = self.reader.next(), if !at_end && self.lanes.len() < window => match next? {
-                    Some(received) => self.take_in(received),
+                    Some(received) => self.take_in(&received),
                     None => at_end = true,
                 },
                 () = tokio::time::sleep(LINGER), if has_room && self.lanes.ready() > 0 => lingered = true,
@@ -271,7 +273,7 @@ impl Forwarder {
         }
     }
 
-    fn take_in(&mut self, received: Received) {
+    fn take_in(&mut self, received: &Received) {
         let place = received.place;
         let event = match received.event() {
             Ok(event) => event,
@@ -279,9 +281,8 @@ impl Forwarder {
                 self.counts.not_ours += 1;
                 self.endpoint.metrics.forwarded("not_ours");
                 let Place { partition, position, .. } = place;
-                match self.counts.not_ours {
-                    ..=TOLD => warn!(partition, position, "passed over what is no event of ours: {why}"),
-                    _ => tracing::debug!(partition, position, "passed over what is no event of ours: {why}"),
+                if self.counts.not_ours <= TOLD {
+                    warn!(partition, position, "passed over what is no event of ours: {why}");
                 }
                 if self.counts.not_ours == TOLD {
                     warn!("more of them are only counted; `tail --all` shows them");
@@ -289,11 +290,6 @@ impl Forwarder {
                 return self.pass(place);
             }
         };
-        if !self.config.filter.matches(&event) {
-            self.counts.filtered += 1;
-            self.endpoint.metrics.forwarded("filtered");
-            return self.pass(place);
-        }
         let json = Bytes::copy_from_slice(event.json());
         let content = match self.config.mode {
             HttpMode::Binary => binding::binary(&event),

@@ -55,7 +55,7 @@ impl RetryPolicy {
         let doubled = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
         let whole = self.first.saturating_mul(doubled).min(self.longest);
         let half = whole / 2;
-        let nanos = u64::try_from((whole - half).as_nanos()).unwrap_or(u64::MAX);
+        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half + Duration::from_nanos(chance % nanos.saturating_add(1))
     }
 

@@ -33,7 +33,8 @@ impl LetterTopic {
     /// `Rejected` when there is none, or it is one of this program's own.
     pub(crate) async fn open(config: &KafkaConfig, topic: &str) -> Result<Self, TransportError> {
         if topic == config.topic || topic == config.state_topic {
-            let what = format!("topic `{topic}` cannot take dead letters: it holds this program's own records");
+            let what =
+                format!("topic `{topic}` cannot take dead letters: it holds this program's own records");
             return Err(TransportError::new(Kind::Rejected, what).with_hint("name another topic"));
         }
         let kafka = Kafka::connect(config)?;
@@ -66,9 +67,10 @@ impl LetterTopic {
         headers: &[(&str, String)],
         payload: &[u8],
     ) -> Result<(), TransportError> {
-        let headers = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
-            all.insert(Header { key, value: Some(value.as_bytes()) })
-        });
+        let headers =
+            headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
+                all.insert(Header { key, value: Some(value.as_bytes()) })
+            });
         let record = FutureRecord::to(&self.topic).key(key).payload(payload).headers(headers);
         match self.producer.send(record, Timeout::After(REQUEST + Duration::from_secs(1))).await {
             Ok(_) => Ok(()),

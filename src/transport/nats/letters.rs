@@ -31,7 +31,9 @@ impl LetterSubject {
     /// `Rejected` when no stream does, or the subject is one of this program's events.
     pub(crate) async fn open(config: &NatsConfig, subject: &str) -> Result<Self, TransportError> {
         let rejected = |what: String, hint: &str| TransportError::new(Kind::Rejected, what).with_hint(hint);
-        let plain = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+        let plain = |token: &str| {
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b))
+        };
         if !subject.split('.').all(plain) {
             let what = format!("`{subject}` is no subject to publish on");
             return Err(rejected(what, "tokens joined by dots, without `*` and `>`"));
@@ -44,17 +46,23 @@ impl LetterSubject {
         let js = nats.js().await?;
         match js.context.stream_by_subject(subject).await {
             Ok(stream) if stream == config.stream => {
-                let what = format!("subject `{subject}` cannot take dead letters: it lies in the stream `{stream}` of the events");
+                let what = format!(
+                    "subject `{subject}` cannot take dead letters: it lies in the stream `{stream}` of the events"
+                );
                 Err(rejected(what, "give dead letters a stream of their own"))
             }
             Ok(_) => Ok(Self { nats, subject: subject.to_owned() }),
             Err(error) => match error.kind() {
                 async_nats::jetstream::context::GetStreamByNameErrorKind::NotFound => {
-                    let what = format!("no stream takes subject `{subject}`, so nothing published on it is kept");
-                    let hint = format!("create one: `nats stream add DEAD_LETTERS --subjects {subject} --defaults`");
+                    let what =
+                        format!("no stream takes subject `{subject}`, so nothing published on it is kept");
+                    let hint =
+                        format!("create one: `nats stream add DEAD_LETTERS --subjects {subject} --defaults`");
                     Err(rejected(what, &hint))
                 }
-                _ => Err(js.silence(&format!("could not ask which stream takes subject `{subject}`"), &error)),
+                _ => {
+                    Err(js.silence(&format!("could not ask which stream takes subject `{subject}`"), &error))
+                }
             },
         }
     }
