@@ -14,11 +14,11 @@ use reqwest::{
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigFiles, environment};
+use super::{ConfigFiles, environment, filter_args::FilterArgs};
 use crate::{
     admin::{self, Readiness},
     clock::Clock,
-    consume::{Bound, ConsumerName, Start},
+    consume::{Bound, ConsumerName, Filter, Start},
     exit::{Exit, report},
     forward::{self, DeadLetterTarget, ForwardConfig, HttpMode, RetryPolicy, Signer},
     telemetry::Metrics,
@@ -26,15 +26,15 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  # Every event, from the beginning, to a function; again from where it stopped when started again
-  amazon-billing-source forward --config billing.toml --name finance --to https://example.com/events
+  # Every event, to a function; started again, it goes on where it stopped
+  amazon-billing-source forward --name finance --to https://example.com/events
 
-  # Signed batches; what is refused goes to a file
-  amazon-billing-source forward --config billing.toml --name lake --to https://example.com/ingest \\
-    --mode batch --secret-file whsec.txt --dead-letter refused.jsonl
+  # What was restated, in signed batches; what is refused goes to a file
+  amazon-billing-source forward --name restated --to https://example.com/ingest \\
+    --change revised --mode batch --secret-file whsec.txt --dead-letter refused.jsonl
 
   # What is there now, then an end
-  amazon-billing-source forward --config billing.toml --name trial --to http://127.0.0.1:8080/ --once";
+  amazon-billing-source forward --name trial --to http://127.0.0.1:8080/ --once";
 
 /// Holds secrets, a line each, where `--secret-file` is not given.
 const SECRET_VARIABLE: &str = "BILLING_SOURCE_FORWARD_SECRET";
@@ -95,6 +95,8 @@ pub struct ForwardArgs {
     /// Serve /livez, /readyz and /metrics here
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 /// `--start`.
@@ -139,11 +141,18 @@ fn count(most: u16) -> impl clap::builder::TypedValueParser<Value = u16> {
 
 /// Forwards until it is told to stop.
 pub async fn run(args: ForwardArgs, shutdown: CancellationToken) -> Exit {
+    let filter = match args.filter.filter() {
+        Ok(filter) => filter,
+        Err(problem) => {
+            report(&problem, None);
+            return Exit::Usage;
+        }
+    };
     let loaded = match args.files.load() {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
-    let config = match read_files(&args, loaded.config.poll.grace) {
+    let config = match read_files(&args, filter, loaded.config.poll.grace) {
         Ok(config) => config,
         Err(Refused { problem, hint }) => {
             report(&problem, Some(hint));
@@ -170,7 +179,7 @@ struct Refused {
     hint: &'static str,
 }
 
-fn read_files(args: &ForwardArgs, grace: Duration) -> Result<ForwardConfig, Refused> {
+fn read_files(args: &ForwardArgs, filter: Filter, grace: Duration) -> Result<ForwardConfig, Refused> {
     let secrets = match &args.secret_file {
         Some(path) => Some((format!("the secrets in `{}`", path.display()), read(path)?)),
         None => environment()
@@ -196,6 +205,7 @@ fn read_files(args: &ForwardArgs, grace: Duration) -> Result<ForwardConfig, Refu
             Beginning::Beginning => Start::Beginning,
             Beginning::End => Start::End,
         },
+        filter,
         bound: if args.once { Bound::End } else { Bound::Follow },
         url: args.to.clone(),
         mode: args.mode,

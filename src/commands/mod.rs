@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod filter_args;
 pub mod forward;
 pub mod ledger;
 pub mod plan;

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use smallvec::SmallVec;
 
-use super::json;
+use super::{Segments, json};
 use crate::{
     cost::Granularity,
     event::{SCHEMA_BASE, SCHEMA_VERSION},
@@ -151,31 +151,11 @@ impl<'a> Event<'a> {
         self.line
     }
 
-    /// The account, the period's label, the service's slug and the second group's: the segments of
-    /// `partitionkey`.
+    /// The account, the granularity, the period's label, the service's slug and the second group's:
+    /// the segments of `partitionkey`.
     pub fn segments(&self) -> Segments<'_> {
-        let mut segments = self.key().split('/');
-        let first = segments.next().unwrap_or_default();
-        Segments {
-            account: first.split('-').next().unwrap_or_default(),
-            period: segments.nth(1).unwrap_or_default(),
-            service: segments.next().unwrap_or_default(),
-            group: segments.next(),
-        }
+        Segments::of(self.key())
     }
-}
-
-/// A `partitionkey` taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segments<'a> {
-    /// The paying account.
-    pub account: &'a str,
-    /// `2023-01-27` or `2023-01-27T13`.
-    pub period: &'a str,
-    /// The slug of the service.
-    pub service: &'a str,
-    /// The slug of the second group.
-    pub group: Option<&'a str>,
 }
 
 #[cfg(test)]

@@ -5,13 +5,17 @@
 //! [`ConsumerName`] it goes on where that name last committed. Nothing is published here, nothing is
 //! created in the output but the position of a name.
 
+mod current;
 mod event;
 mod file;
+mod filter;
 mod json;
 mod line;
 mod position;
 
+pub use current::{By, Current, Exact, Sum, Total, View};
 pub use event::{Event, NotOurs};
+pub use filter::{Filter, Segments};
 pub(crate) use line::line_of;
 
 use std::{

@@ -40,7 +40,7 @@ use crate::{
     admin::{Health, Readiness},
     clock::Clock,
     config::TransportConfig,
-    consume::{Bound, ConsumerName, Place, ReadOptions, Reader, Received, Start},
+    consume::{Bound, ConsumerName, Filter, Place, ReadOptions, Reader, Received, Start},
     exit::Exit,
     http,
     telemetry::Metrics,
@@ -74,6 +74,8 @@ pub struct ForwardConfig {
     pub start: Start,
     /// `Bound::End`: what is there now, then an end.
     pub bound: Bound,
+    /// What is forwarded; the rest is passed over.
+    pub filter: Filter,
     /// The endpoint.
     pub url: Url,
     /// How events lie in a request.
@@ -290,6 +292,11 @@ impl Forwarder {
                 return self.pass(place);
             }
         };
+        if !self.config.filter.matches(&event) {
+            self.counts.filtered += 1;
+            self.endpoint.metrics.forwarded("filtered");
+            return self.pass(place);
+        }
         let json = Bytes::copy_from_slice(event.json());
         let content = match self.config.mode {
             HttpMode::Binary => binding::binary(&event),
