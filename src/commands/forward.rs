@@ -27,14 +27,14 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   # Every event, to a function; started again, it goes on where it stopped
-  amazon-billing-source forward --name finance --to https://example.com/events
+  amazon-billing-source forward --name finance --endpoint https://example.com/events
 
   # What was restated, in signed batches; what is refused goes to a file
-  amazon-billing-source forward --name restated --to https://example.com/ingest \\
+  amazon-billing-source forward --name restated --endpoint https://example.com/ingest \\
     --change revised --mode batch --secret-file whsec.txt --dead-letter refused.jsonl
 
   # What is there now, then an end
-  amazon-billing-source forward --name trial --to http://127.0.0.1:8080/ --once";
+  amazon-billing-source forward --name trial --endpoint http://127.0.0.1:8080/ --once";
 
 /// Holds secrets, a line each, where `--secret-file` is not given.
 const SECRET_VARIABLE: &str = "BILLING_SOURCE_FORWARD_SECRET";
@@ -54,8 +54,8 @@ pub struct ForwardArgs {
     #[arg(long, value_parser = ConsumerName::parse)]
     name: ConsumerName,
     /// The endpoint: `http://` or `https://`. Any 2xx takes what was sent
-    #[arg(long, value_name = "URL", value_parser = endpoint)]
-    to: Url,
+    #[arg(long, value_name = "URL", value_parser = url)]
+    endpoint: Url,
     /// How events lie in a request, in the words of the CloudEvents HTTP binding
     #[arg(long, value_enum, default_value_t)]
     mode: HttpMode,
@@ -113,7 +113,7 @@ enum Beginning {
 #[derive(Clone, Copy, Debug)]
 struct RetryFor(Option<Duration>);
 
-fn endpoint(text: &str) -> Result<Url, String> {
+fn url(text: &str) -> Result<Url, String> {
     // Neither error repeats the text: it may hold a password.
     let url = Url::parse(text).map_err(|e| format!("it is no URL: {e}"))?;
     match url.scheme() {
@@ -207,7 +207,7 @@ fn read_files(args: &ForwardArgs, filter: Filter, grace: Duration) -> Result<For
         },
         filter,
         bound: if args.once { Bound::End } else { Bound::Follow },
-        url: args.to.clone(),
+        url: args.endpoint.clone(),
         mode: args.mode,
         headers,
         signer: signer.transpose()?,
@@ -275,9 +275,9 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_none_is_not_repeated() {
-        assert!(endpoint("https://example.com/a?b=c").is_ok());
+        assert!(url("https://example.com/a?b=c").is_ok());
         for text in ["ftp://user:secret@host/", "user:secret@host", "", "https://"] {
-            assert!(!endpoint(text).unwrap_err().contains("secret"), "{text}");
+            assert!(!url(text).unwrap_err().contains("secret"), "{text}");
         }
     }
 

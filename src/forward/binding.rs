@@ -21,20 +21,20 @@ pub enum HttpMode {
 
 /// What a request carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
+pub(super) struct Content {
     /// `content-type`, and in binary mode `ce-` headers.
-    pub headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     /// What is sent, and signed.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 /// One event in structured mode, from its JSON form.
-pub fn structured(json: Bytes) -> Content {
+pub(super) fn structured(json: Bytes) -> Content {
     of_type("application/cloudevents+json", json)
 }
 
 /// Many events, from their JSON forms.
-pub fn batch<'a>(events: impl IntoIterator<Item = &'a [u8]>) -> Content {
+pub(super) fn batch<'a>(events: impl IntoIterator<Item = &'a [u8]>) -> Content {
     let mut body = vec![b'['];
     for json in events {
         if body.len() > 1 {
@@ -55,7 +55,7 @@ fn of_type(content_type: &'static str, body: Bytes) -> Content {
 ///
 /// # Errors
 /// When an attribute's name cannot be a header's, which none of a `CloudEvent` is.
-pub fn binary(event: &Event<'_>) -> Result<Content, String> {
+pub(super) fn binary(event: &Event<'_>) -> Result<Content, String> {
     let mut headers = HeaderMap::with_capacity(16);
     for (name, value) in event.attributes() {
         let (header, value) = if name == "datacontenttype" {

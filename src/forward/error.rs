@@ -49,7 +49,7 @@ impl ForwardError {
                 Some("`--ca-file` is a PEM file; on Debian the host's roots are in `ca-certificates`")
             }
             Self::Moved { .. } => Some(
-                "redirects are not followed: give the address itself with `--to`; nothing is lost, the next start goes on here",
+                "redirects are not followed: give the address itself with `--endpoint`; nothing is lost, the next start goes on here",
             ),
             Self::Undelivered { .. } => Some(
                 "nothing is lost, the next start begins with this event; with `--dead-letter FILE` such events are put aside and the others go on",

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A place in a log: partition, then position; positions may have gaps.
-pub trait Placed: Copy {
+pub(super) trait Placed: Copy {
     /// 0 where a log is not divided.
     fn partition(&self) -> i32;
     /// Grows within the partition.
@@ -18,7 +18,7 @@ pub trait Placed: Copy {
 
 /// The events between reading and being done, `T` each, with a key of type `K` and a place `P`.
 #[derive(Debug)]
-pub struct Lanes<K, P, T> {
+pub(super) struct Lanes<K, P, T> {
     /// Waiting by key. A key is here from its first event to the end of its last.
     waiting: HashMap<K, VecDeque<(P, T)>>,
     /// Keys that wait for nobody.
@@ -37,18 +37,18 @@ impl<K, P, T> Default for Lanes<K, P, T> {
 
 impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     /// How many places are not yet passed by the position.
-    pub const fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.count
     }
 
     /// How many keys could go now.
-    pub fn ready(&self) -> usize {
+    pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
     /// Takes in what was read. A place that is here already is left alone: after a change of owner a
     /// broker gives again what was not yet committed.
-    pub fn push(&mut self, key: K, place: P, item: T) {
+    pub(super) fn push(&mut self, key: K, place: P, item: T) {
         if !self.enter(place, false) {
             return;
         }
@@ -61,7 +61,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// Takes in what needs nothing to be done.
-    pub fn pass(&mut self, place: P) {
+    pub(super) fn pass(&mut self, place: P) {
         self.enter(place, true);
     }
 
@@ -83,7 +83,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
 
     /// Up to `most` events that may go together: all of keys nobody is at work on, each key's in
     /// order. Their keys are taken until [`Lanes::free`].
-    pub fn take(&mut self, most: usize) -> Vec<(K, P, T)> {
+    pub(super) fn take(&mut self, most: usize) -> Vec<(K, P, T)> {
         let mut taken = Vec::new();
         while taken.len() < most {
             let Some(key) = self.ready.pop_front() else { break };
@@ -95,7 +95,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// This event is done.
-    pub fn done(&mut self, place: P) {
+    pub(super) fn done(&mut self, place: P) {
         if let Some(open) = self.open.get_mut(&place.partition())
             && let Ok(at) = open.binary_search_by_key(&place.position(), |(place, _)| place.position())
         {
@@ -104,7 +104,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// Nobody is at work any more on what one [`Lanes::take`] gave, all of its events' keys.
-    pub fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
+    pub(super) fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
     where
         K: 'a,
     {
@@ -124,7 +124,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// The newest place of each partition before which everything is done, where it has moved.
-    pub fn advance(&mut self) -> Vec<P> {
+    pub(super) fn advance(&mut self) -> Vec<P> {
         let mut moved = Vec::new();
         for open in self.open.values_mut() {
             let done = open.iter().take_while(|(_, done)| *done).count();

@@ -16,7 +16,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What the status of an answer says about what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It is the receiver's from now on.
     Taken,
     /// Perhaps later.
@@ -28,7 +28,7 @@ pub enum Verdict {
 }
 
 /// Judges a status code.
-pub const fn judge(status: u16) -> Verdict {
+pub(super) const fn judge(status: u16) -> Verdict {
     match status {
         200..=299 => Verdict::Taken,
         300..=399 => Verdict::Moved,
@@ -51,7 +51,7 @@ pub struct RetryPolicy {
 impl RetryPolicy {
     /// The pause after so many failed attempts, at least half of it for certain and the rest by
     /// chance, so that those who failed together do not come back together.
-    pub fn pause(self, failed: u32, chance: u64) -> Duration {
+    pub(super) fn pause(self, failed: u32, chance: u64) -> Duration {
         let doubled = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
         let whole = self.first.saturating_mul(doubled).min(self.longest);
         let half = whole / 2;
@@ -60,14 +60,14 @@ impl RetryPolicy {
     }
 
     /// Whether an event whose attempts have failed for so long is given up.
-    pub fn is_over(self, failing: Duration) -> bool {
+    pub(super) fn is_over(self, failing: Duration) -> bool {
         self.give_up.is_some_and(|limit| failing >= limit)
     }
 }
 
 /// How long `Retry-After` asks to wait: seconds, or a date in any of HTTP's three forms (RFC 9110,
 /// 10.2.3 and 5.6.7). `None` where it is neither. At most an hour.
-pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs)
