@@ -301,9 +301,9 @@ mod tests {
 # HELP billing_source_cost_explorer_requests Requests to Cost Explorer; `charged` and `unknown` cost $0.01 each.
 # HELP billing_source_errors Failures, by stage and kind.
 # HELP billing_source_events_published Events stored durably.
-# HELP billing_source_last_success_timestamp_seconds When the last complete poll began, Unix time.
 # HELP billing_source_forward_attempts Requests to an endpoint events are forwarded to, by what it made of them.
 # HELP billing_source_forward_events Events a forwarder is done with, by what became of them.
+# HELP billing_source_last_success_timestamp_seconds When the last complete poll began, Unix time.
 # HELP billing_source_ledger_rows Keys in memory.
 # HELP billing_source_polls Polls of one window, by how they ended.
 # HELP billing_source_publish_seconds From a batch to its receipts.
@@ -312,9 +312,9 @@ mod tests {
 # TYPE billing_source_cost_explorer_requests counter
 # TYPE billing_source_errors counter
 # TYPE billing_source_events_published counter
-# TYPE billing_source_last_success_timestamp_seconds gauge
 # TYPE billing_source_forward_attempts counter
 # TYPE billing_source_forward_events counter
+# TYPE billing_source_last_success_timestamp_seconds gauge
 # TYPE billing_source_ledger_rows gauge
 # TYPE billing_source_polls counter
 # TYPE billing_source_publish_seconds histogram

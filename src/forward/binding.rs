@@ -102,12 +102,30 @@ mod tests {
     #[test]
     fn a_binary_request() {
         let json = json("cloud.amazon.billing");
-        insta::assert_snapshot!(render(&binary(&Event::read(&json).unwrap()).unwrap()), @"");
+        insta::assert_snapshot!(render(&binary(&Event::read(&json).unwrap()).unwrap()), @r#"
+ce-change: revised
+ce-dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
+ce-id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
+ce-partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
+ce-revision: 2
+ce-source: cloud.amazon.billing
+ce-specversion: 1.0
+ce-subject: 2023-01-27/aws-lambda-37e22690b3
+ce-time: 2023-01-28T06:11:10Z
+ce-type: amazon.billing.daily
+content-type: application/json
+
+{"date":"2023-01-27","service":"AWS Lambda","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"DAILY","periodStart":"2023-01-27T00:00:00Z","periodEnd":"2023-01-28T00:00:00Z","accountId":"111122223333","estimated":true,"previous":{"amortizedCost":{"amount":"0.21","unit":"USD"},"unblendedCost":{"amount":"0.21","unit":"USD"},"estimated":true}}
+"#);
     }
 
     #[test]
     fn a_structured_request() {
-        insta::assert_snapshot!(render(&structured(json("cloud.amazon.billing"))), @"");
+        insta::assert_snapshot!(render(&structured(json("cloud.amazon.billing"))), @r#"
+content-type: application/cloudevents+json
+
+{"specversion":"1.0","id":"7823fd7b-5c40-5921-83ae-9839171bc0fc","source":"cloud.amazon.billing","type":"amazon.billing.daily","subject":"2023-01-27/aws-lambda-37e22690b3","time":"2023-01-28T06:11:10Z","datacontenttype":"application/json","dataschema":"https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json","change":"revised","partitionkey":"111122223333/daily/2023-01-27/aws-lambda-37e22690b3","revision":2,"data":{"date":"2023-01-27","service":"AWS Lambda","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"DAILY","periodStart":"2023-01-27T00:00:00Z","periodEnd":"2023-01-28T00:00:00Z","accountId":"111122223333","estimated":true,"previous":{"amortizedCost":{"amount":"0.21","unit":"USD"},"unblendedCost":{"amount":"0.21","unit":"USD"},"estimated":true}}}
+"#);
     }
 
     #[test]

@@ -264,7 +264,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
-        insta::assert_snapshot!(lines[1], @"");
+        insta::assert_snapshot!(lines[1], @r#"{"failedAt":"2026-03-01T00:00:00Z","forwarder":"f","endpoint":"http://h/","reason":"it answered 422: \"no\"\r\nX","status":422,"attempts":3,"partition":0,"position":7,"event":{"id":"1","data":{}}}"#);
     }
 
     #[test]
