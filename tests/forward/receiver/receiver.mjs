@@ -2,13 +2,16 @@
 // reference library of Standard Webhooks verifies it where a secret is given. A line of JSON on stdout
 // per request tells what they made of it; the first line is the port.
 //
-// node receiver.mjs [SECRET]
+// node receiver.mjs [SECRET [CERTIFICATE KEY]]
 
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import { CloudEvent, HTTP } from "cloudevents";
 import { Webhook } from "standardwebhooks";
 
-const webhook = process.argv[2] ? new Webhook(process.argv[2]) : undefined;
+const [secret, certificate, key] = process.argv.slice(2);
+const webhook = secret ? new Webhook(secret) : undefined;
 
 function receive(headers, body) {
   webhook?.verify(body, headers, { jsonParse: false });
@@ -21,7 +24,7 @@ function receive(headers, body) {
   return events;
 }
 
-const server = createServer((request, response) => {
+function answer(request, response) {
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
@@ -38,7 +41,11 @@ const server = createServer((request, response) => {
     console.log(JSON.stringify(told));
     response.end();
   });
-});
+}
+
+const server = certificate
+  ? createTlsServer({ cert: readFileSync(certificate), key: readFileSync(key) }, answer)
+  : createServer(answer);
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 // Ends with the test that started it.
 process.stdin.on("end", () => process.exit(0)).resume();
