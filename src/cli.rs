@@ -257,31 +257,34 @@ fn runtime() -> io::Result<Runtime> {
 
 /// Returns with the second signal.
 async fn signals(shutdown: &CancellationToken) -> Exit {
-    match wait_for_signal().await {
-        Ok(()) => info!("stopping; once more to stop at once"),
-        Err(error) => {
-            warn!("signals cannot be received: {error}");
-            std::future::pending::<()>().await;
-        }
-    }
-    shutdown.cancel();
     if let Err(error) = wait_for_signal().await {
+        warn!("signals cannot be received: {error}");
+        std::future::pending::<()>().await;
+    }
+    // Listened for before the first is told of: whoever reads that may send it at once.
+    let second = wait_for_signal();
+    info!("stopping; once more to stop at once");
+    shutdown.cancel();
+    if let Err(error) = second.await {
         warn!("signals cannot be received: {error}");
     }
     warn!("stopped at once; nothing is lost, the next start recovers it");
     Exit::Failed
 }
 
+/// Listens from the call on, not only once it is awaited.
 #[cfg(unix)]
-async fn wait_for_signal() -> io::Result<()> {
+fn wait_for_signal() -> impl Future<Output = io::Result<()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (mut terminate, mut interrupt) = (terminate?, interrupt?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(not(unix))]

@@ -54,8 +54,8 @@ pub struct ForwardArgs {
     #[arg(long, value_parser = ConsumerName::parse)]
     name: ConsumerName,
     /// The endpoint: `http://` or `https://`. Any 2xx takes what was sent
-    #[arg(long, value_name = "URL", value_parser = url)]
-    endpoint: Url,
+    #[arg(long, value_name = "URL")]
+    endpoint: String,
     /// How events lie in a request, in the words of the CloudEvents HTTP binding
     #[arg(long, value_enum, default_value_t)]
     mode: HttpMode,
@@ -113,8 +113,8 @@ enum Beginning {
 #[derive(Clone, Copy, Debug)]
 struct RetryFor(Option<Duration>);
 
+/// Reads the endpoint's URL. The error does not repeat it: it may hold a password.
 fn url(text: &str) -> Result<Url, String> {
-    // Neither error repeats the text: it may hold a password.
     let url = Url::parse(text).map_err(|e| format!("it is no URL: {e}"))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
@@ -144,7 +144,15 @@ pub async fn run(args: ForwardArgs, shutdown: CancellationToken) -> Exit {
     let filter = match args.filter.filter() {
         Ok(filter) => filter,
         Err(problem) => {
-            report(&problem, None);
+            report(&problem, Some("both dates are included"));
+            return Exit::Usage;
+        }
+    };
+    let url = match url(&args.endpoint) {
+        Ok(url) => url,
+        Err(problem) => {
+            let hint = "write it with its scheme: `https://example.com/events`";
+            report(&format!("`--endpoint` cannot be used: {problem}"), Some(hint));
             return Exit::Usage;
         }
     };
@@ -152,7 +160,7 @@ pub async fn run(args: ForwardArgs, shutdown: CancellationToken) -> Exit {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
-    let config = match read_files(&args, filter, loaded.config.poll.grace) {
+    let config = match read_files(&args, filter, url, loaded.config.poll.grace) {
         Ok(config) => config,
         Err(Refused { problem, hint }) => {
             report(&problem, Some(hint));
@@ -179,7 +187,12 @@ struct Refused {
     hint: &'static str,
 }
 
-fn read_files(args: &ForwardArgs, filter: Filter, grace: Duration) -> Result<ForwardConfig, Refused> {
+fn read_files(
+    args: &ForwardArgs,
+    filter: Filter,
+    url: Url,
+    grace: Duration,
+) -> Result<ForwardConfig, Refused> {
     let secrets = match &args.secret_file {
         Some(path) => Some((format!("the secrets in `{}`", path.display()), read(path)?)),
         None => environment()
@@ -207,7 +220,7 @@ fn read_files(args: &ForwardArgs, filter: Filter, grace: Duration) -> Result<For
         },
         filter,
         bound: if args.once { Bound::End } else { Bound::Follow },
-        url: args.endpoint.clone(),
+        url,
         mode: args.mode,
         headers,
         signer: signer.transpose()?,

@@ -115,7 +115,8 @@ impl Topic {
             "billing.toml",
             &format!(
                 "[transport]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"{servers}\"\n\
-                 topic = \"{name}\"\nstate_topic = \"{name}-state\"\n"
+                 topic = \"{name}\"\nstate_topic = \"{name}-state\"\n\
+                 [kafka.librdkafka]\n\"session.timeout.ms\" = 6000\n"
             ),
         );
         home

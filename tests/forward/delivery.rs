@@ -38,9 +38,9 @@ fn retry_after_is_waited_for() {
         let then = Clock::system().now() + jiff::SignedDuration::from_secs(from_now);
         then.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
     };
-    for (value, at_least) in [("3".to_owned(), 3), (date(4), 3)] {
+    for as_date in [false, true] {
         let endpoint = Endpoint::start(move |call| match call.number {
-            0 => answer(429).header("retry-after", &value),
+            0 => answer(429).header("retry-after", &if as_date { date(3) } else { "3".to_owned() }),
             _ => taken(),
         });
         let home = Home::with(&events(5, 1));
@@ -49,8 +49,9 @@ fn retry_after_is_waited_for() {
         let asked = calls[0].answered.unwrap().0;
         for call in &calls[1..] {
             let waited = call.began - asked;
-            // The date has whole seconds.
-            assert!(waited >= Duration::from_secs(at_least - 1), "{waited:?}");
+            // A date has whole seconds.
+            let at_least = Duration::from_secs(if as_date { 2 } else { 3 });
+            assert!(waited >= at_least - Duration::from_millis(50), "{waited:?}");
         }
         assert_eq!(assert_complete(&endpoint.taken(), 5, 1), 0);
         assert_eq!(calls.len(), 6);

@@ -29,6 +29,7 @@ fn what_cannot_be_used_says_what_to_do() {
         (2, &["--name", "x"][..]),
         (2, &["--name", "a b", "--endpoint", "http://h/"]),
         (2, &["--name", "x", "--endpoint", "h:8080"]),
+        (2, &["--name", "x", "--endpoint", "nutzer:geheim@h:8080"]),
         (2, &["--name", "x", "--endpoint", "http://h/", "--timeout", "5"]),
         (2, &["--name", "x", "--endpoint", "http://h/", "--concurrency", "0"]),
         (2, &["--name", "x", "--endpoint", "http://h/", "--dead-letter", "topic:"]),
