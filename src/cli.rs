@@ -23,6 +23,7 @@ use crate::{
         ledger,
         plan::{self, PlanArgs},
         print,
+        read::{self, ReplayArgs, TailArgs},
         simulate::{self, SimulateArgs},
     },
     config::{self, Config, TransportConfig},
@@ -77,6 +78,10 @@ Example:
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
+    /// Show events as they are published
+    Tail(TailArgs),
+    /// Read published events back: all of them, some of them, or what they come to
+    Replay(ReplayArgs),
     /// Deliver every event to an HTTP endpoint, at least once, in order per key
     Forward(ForwardArgs),
     /// Look at the configuration
@@ -160,6 +165,8 @@ pub fn main() -> Exit {
             }
         }),
         Command::Plan(args) => on_runtime(|_| plan::run(args)),
+        Command::Tail(args) => on_runtime_with(Farewell::Silent, |shutdown| read::tail(args, shutdown)),
+        Command::Replay(args) => on_runtime_with(Farewell::Silent, |shutdown| read::replay(args, shutdown)),
         Command::Forward(args) => on_runtime(|shutdown| forward::run(args, shutdown)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
@@ -232,6 +239,20 @@ async fn serve<T: Transport>(
 /// Runs a command until it ends by itself, or drains after the first signal, or ends at once with
 /// the second. Threads stuck in a write are left behind.
 fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) -> F) -> Exit {
+    on_runtime_with(Farewell::Said, command)
+}
+
+/// Whether the first signal is worth a word: where there is something to drain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    Said,
+    Silent,
+}
+
+fn on_runtime_with<F: Future<Output = Exit>>(
+    farewell: Farewell,
+    command: impl FnOnce(CancellationToken) -> F,
+) -> Exit {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -243,7 +264,7 @@ fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) 
     let exit = runtime.block_on(async {
         tokio::select! {
             exit = command(shutdown.clone()) => exit,
-            exit = signals(&shutdown) => exit,
+            exit = signals(&shutdown, farewell) => exit,
         }
     });
     runtime.shutdown_background();
@@ -256,14 +277,16 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 /// Returns with the second signal.
-async fn signals(shutdown: &CancellationToken) -> Exit {
+async fn signals(shutdown: &CancellationToken, farewell: Farewell) -> Exit {
     if let Err(error) = wait_for_signal().await {
         warn!("signals cannot be received: {error}");
         std::future::pending::<()>().await;
     }
     // Listened for before the first is told of: whoever reads that may send it at once.
     let second = wait_for_signal();
-    info!("stopping; once more to stop at once");
+    if farewell == Farewell::Said {
+        info!("stopping; once more to stop at once");
+    }
     shutdown.cancel();
     if let Err(error) = second.await {
         warn!("signals cannot be received: {error}");

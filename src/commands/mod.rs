@@ -6,6 +6,7 @@ pub mod filter_args;
 pub mod forward;
 pub mod ledger;
 pub mod plan;
+pub mod read;
 pub mod simulate;
 
 use std::{

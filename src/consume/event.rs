@@ -27,6 +27,13 @@ pub struct Event<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotOurs(pub(super) String);
 
+impl NotOurs {
+    /// For a reason found further inside.
+    pub(crate) fn because(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl fmt::Display for NotOurs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -218,7 +225,10 @@ pub(super) mod tests {
             (with(r#""id":"#, r#""uid":"#), "it has no `id`"),
             (with(r#""revision":2"#, r#""revision":0"#), "its revision `0` is no number from 1"),
             (with(r#""revision":2"#, r#""revision":"x""#), "its revision `x` is no number from 1"),
-            (with(r#""data":{"#, r#""data":[{"#).replace("}}}", "}}}]"), "its data is no JSON object"),
+            (
+                text[..text.find(r#""data""#).unwrap()].to_owned() + r#""data":[]}"#,
+                "its data is no JSON object",
+            ),
             (with(r#""data":{"#, r#""data_base64":{"#), "its data is binary"),
             (with(r#""change":"revised""#, r#""change":["revised"]"#), "`change` is no attribute"),
         ] {

@@ -24,14 +24,14 @@ use crate::transport::{TransportError, TransportErrorKind as Kind};
 /// How much is read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// The longest line: an event has less than 64 KiB.
+/// The longest line: an event has less than 64 kB.
 const LONGEST: usize = 64 * 1024 * 1024;
 
 /// How often a file is looked at that has not grown.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A file being read.
-struct Lines {
+struct Follower {
     path: PathBuf,
     file: File,
     options: ReadOptions,
@@ -60,15 +60,14 @@ pub(super) fn read_lines(
         position = Some(file);
         stored = known;
     }
-    let begin = match stored {
-        Some(stored) => stored,
-        None => {
-            let begin = find(path, &mut file, options.start)?;
-            if let Some(position) = &position {
-                position.begin(begin)?;
-            }
-            begin
+    let begin = if let Some(stored) = stored {
+        stored
+    } else {
+        let begin = find(path, &mut file, options.start)?;
+        if let Some(position) = &position {
+            position.begin(begin)?;
         }
+        begin
     };
     let now = options.clock.now();
     let end = match options.bound {
@@ -79,7 +78,7 @@ pub(super) fn read_lines(
     file.seek(SeekFrom::Start(begin.bytes)).map_err(|e| unreadable(path, &e))?;
     let path = path.to_owned();
     let (lines, bytes) = (begin.lines, begin.bytes);
-    let mut lines = Lines { path, file, options, feed, lines, bytes, partial: Vec::new(), end };
+    let mut lines = Follower { path, file, options, feed, lines, bytes, partial: Vec::new(), end };
     let feeder = tokio::task::spawn_blocking(move || {
         let last = lines.run().map(|()| Vec::new()).map_err(|e| unreadable(&lines.path, &e));
         // A reader that has gone needs neither the end nor a reason.
@@ -88,7 +87,7 @@ pub(super) fn read_lines(
     Ok((position, feeder))
 }
 
-impl Lines {
+impl Follower {
     fn run(&mut self) -> io::Result<()> {
         loop {
             if !self.read_on()? {
@@ -96,7 +95,8 @@ impl Lines {
             }
             // Everything that is there was read.
             if self.end.is_some() {
-                return self.finish();
+                self.finish();
+                return Ok(());
             }
             if let Bound::Until(time) = self.options.bound
                 && self.options.clock.now() >= time
@@ -193,23 +193,22 @@ impl Lines {
     }
 
     /// What lies behind the last line feed: an event whose line feed is not there, or a torn line.
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) {
         let rest = std::mem::take(&mut self.partial);
         if rest.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
+            return;
         }
         if Event::read(&rest).is_err() {
             warn!(
                 path = %self.path.display(), bytes = rest.len(),
                 "the last line has no end: it is being written, or was torn by a crash; it is not read"
             );
-            return Ok(());
+            return;
         }
         let length = rest.len() as u64;
         if let Some(message) = self.line(rest.into(), length) {
             self.feed.blocking_send(Ok(vec![message])).ok();
         }
-        Ok(())
     }
 
     /// Goes on with what is under the path by now, where that is another file or was cut; false

@@ -255,7 +255,7 @@ mod tests {
             {"exact":{"myext":"customext"}}]}"#;
         let (ca, com) = ("http://www.some-website.ca", "http://www.some-website.com");
         let (http, secure) = ("http://localhost.localdomain", "https://localhost.localdomain");
-        let cases: [(&str, bool, &[(&str, &str)]); 30] = [
+        let cases: &[(&str, bool, &[(&str, &str)])] = &[
             (https, true, &[("source", "https://example.com")]),
             (https, false, &[("source", "http://example.com")]),
             (custom, true, &[("myext", "customext")]),
@@ -288,8 +288,9 @@ mod tests {
             (cnf, false, &[("id", "myId"), ("type", "example.event.success"), ("source", http)]),
             (cnf_ext, false, &[("id", "myId"), ("type", "example.event.success"), ("source", http)]),
         ];
+        assert_eq!(cases.len(), 30);
         for (filter, expected, overrides) in cases {
-            assert_eq!(holds(filter, overrides), expected, "{filter} {overrides:?}");
+            assert_eq!(holds(filter, overrides), *expected, "{filter} {overrides:?}");
         }
     }
 

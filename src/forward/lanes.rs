@@ -1,7 +1,8 @@
 //! What was read and is not yet done with: who may go next, and how far the position may move. Pure.
 //!
 //! Events of one key go one after the other, in the order they were read; keys do not wait for each
-//! other. The position of a partition moves over what is done up to the first that is not.
+//! other. The position of a partition moves over what is done, in the order it was read, up to the
+//! first that is not.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -23,10 +24,26 @@ pub(super) struct Lanes<K, P, T> {
     waiting: HashMap<K, VecDeque<(P, T)>>,
     /// Keys that wait for nobody.
     ready: VecDeque<K>,
-    /// Everything not yet passed by the position, by partition, in the order of the log; and whether
-    /// it is done.
-    open: BTreeMap<i32, VecDeque<(P, bool)>>,
+    /// Everything not yet passed by the position, by partition.
+    open: BTreeMap<i32, Open<P>>,
     count: usize,
+}
+
+/// What was read of a partition and is not yet passed by its position.
+#[derive(Debug)]
+struct Open<P> {
+    /// In the order it was read; and whether it is done.
+    places: VecDeque<(P, bool)>,
+    /// By position, which of all places ever read it is.
+    numbers: HashMap<u64, u64>,
+    /// The number of the first of `places`.
+    first: u64,
+}
+
+impl<P> Default for Open<P> {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), numbers: HashMap::new(), first: 0 }
+    }
 }
 
 impl<K, P, T> Default for Lanes<K, P, T> {
@@ -67,16 +84,12 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
 
     fn enter(&mut self, place: P, done: bool) -> bool {
         let open = self.open.entry(place.partition()).or_default();
-        let at = match open.back() {
-            Some((last, _)) if last.position() >= place.position() => {
-                match open.binary_search_by_key(&place.position(), |(place, _)| place.position()) {
-                    Ok(_) => return false,
-                    Err(at) => at,
-                }
-            }
-            _ => open.len(),
-        };
-        open.insert(at, (place, done));
+        let number = open.first + open.places.len() as u64;
+        if open.numbers.contains_key(&place.position()) {
+            return false;
+        }
+        open.numbers.insert(place.position(), number);
+        open.places.push_back((place, done));
         self.count += 1;
         true
     }
@@ -96,10 +109,10 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
 
     /// This event is done.
     pub(super) fn done(&mut self, place: P) {
-        if let Some(open) = self.open.get_mut(&place.partition())
-            && let Ok(at) = open.binary_search_by_key(&place.position(), |(place, _)| place.position())
-        {
-            open[at].1 = true;
+        let Some(open) = self.open.get_mut(&place.partition()) else { return };
+        let index = open.numbers.get(&place.position()).and_then(|n| usize::try_from(n - open.first).ok());
+        if let Some((_, done)) = index.and_then(|index| open.places.get_mut(index)) {
+            *done = true;
         }
     }
 
@@ -127,11 +140,14 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     pub(super) fn advance(&mut self) -> Vec<P> {
         let mut moved = Vec::new();
         for open in self.open.values_mut() {
-            let done = open.iter().take_while(|(_, done)| *done).count();
-            if let Some((place, _)) = open.drain(..done).next_back() {
-                moved.push(place);
-                self.count -= done;
+            let mut newest = None;
+            while let Some((place, _)) = open.places.pop_front_if(|(_, done)| *done) {
+                open.numbers.remove(&place.position());
+                open.first += 1;
+                self.count -= 1;
+                newest = Some(place);
             }
+            moved.extend(newest);
         }
         moved
     }
@@ -224,6 +240,9 @@ mod tests {
         let again = lanes.take(9);
         assert_eq!(items(&again), [0]);
         finish(&mut lanes, &again);
+        assert_eq!(lanes.advance(), [], "it was read last");
+        lanes.done((0, 1));
+        lanes.done((0, 2));
         assert_eq!(lanes.advance(), [(0, 0)]);
     }
 
