@@ -130,13 +130,7 @@ impl NatsPosition {
             let Some(index) = held.iter().position(|(sequence, _)| *sequence == place.position) else {
                 return Ok(());
             };
-            // One that came again behind newer ones is not done yet.
-            let (done, kept): (Vec<_>, Vec<_>) =
-                held.drain(..=index).partition(|(sequence, _)| *sequence <= place.position);
-            for entry in kept.into_iter().rev() {
-                held.push_front(entry);
-            }
-            done.into_iter().map(|(_, reply)| reply).collect()
+            held.drain(..=index).map(|(_, reply)| reply).collect()
         };
         let client = &self.source.js.client;
         let what = format!("could not acknowledge messages of stream `{}`", self.source.stream);

@@ -213,6 +213,12 @@ impl Reading {
     /// Gives out what was kept; false as for a message.
     fn release(&mut self) -> bool {
         let kept = self.behind.take().map(Behind::release).unwrap_or_default();
+        {
+            // In hand in the order they are given out, which is the order they are committed in.
+            let mut held = lock(&self.held);
+            let first = held.len().saturating_sub(kept.len());
+            held.make_contiguous()[first..].sort_by_key(|(sequence, _)| *sequence);
+        }
         kept.iter().all(|(_, message)| self.take(message))
     }
 
