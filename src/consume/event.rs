@@ -13,6 +13,9 @@ use crate::{
     event::{SCHEMA_BASE, SCHEMA_VERSION},
 };
 
+/// What every event of ours has beside its version, revision and data.
+const REQUIRED: [&str; 7] = ["id", "source", "type", "subject", "time", "partitionkey", "change"];
+
 /// An event of this program, borrowed from the message it came in.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
@@ -49,8 +52,9 @@ impl<'a> Event<'a> {
         let no = |why: String| NotOurs(why);
         let text = std::str::from_utf8(line).map_err(|e| no(format!("it is no UTF-8: {e}")))?;
         let members = json::members(text).map_err(|at| no(format!("it is no JSON object: byte {at}")))?;
-        let mut attributes = SmallVec::new();
+        let mut attributes: SmallVec<[_; 12]> = SmallVec::new();
         let mut data = None;
+        let mut seen = 0_u8;
         for (name, value) in members {
             let value = match (name.as_ref(), value.as_bytes().first()) {
                 ("data", _) => {
@@ -64,14 +68,17 @@ impl<'a> Event<'a> {
                 (_, Some(b'{' | b'[')) => return Err(no(format!("`{name}` is no attribute"))),
                 _ => Cow::Borrowed(value),
             };
+            if !value.is_empty()
+                && let Some(place) = REQUIRED.iter().position(|required| *required == name)
+            {
+                seen |= 1 << place;
+            }
             attributes.push((name, value));
         }
         let mut event = Self { line, attributes, data: "", granularity: Granularity::Daily, revision: 0 };
         event.check_version()?;
-        for required in ["id", "source", "type", "subject", "time", "partitionkey", "change"] {
-            if event.get(required).is_none_or(str::is_empty) {
-                return Err(no(format!("it has no `{required}`")));
-            }
+        if let Some(missing) = (0..REQUIRED.len()).find(|place| seen & (1 << place) == 0) {
+            return Err(no(format!("it has no `{}`", REQUIRED[missing])));
         }
         let revision = event.get("revision").unwrap_or_default();
         event.revision = revision

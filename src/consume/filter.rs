@@ -224,6 +224,9 @@ mod tests {
         })
     }
 
+    /// A filter, whether it holds, and the attributes it is tried on.
+    type Case<'a> = (&'a str, bool, &'a [(&'a str, &'static str)]);
+
     /// The cases of the CESQL conformance kit, `subscriptions_api_recreations`, in the dialects they
     /// recreate. Where CESQL reports a missing attribute, a filter is false.
     #[test]
@@ -255,7 +258,7 @@ mod tests {
             {"exact":{"myext":"customext"}}]}"#;
         let (ca, com) = ("http://www.some-website.ca", "http://www.some-website.com");
         let (http, secure) = ("http://localhost.localdomain", "https://localhost.localdomain");
-        let cases: &[(&str, bool, &[(&str, &str)])] = &[
+        let cases: &[Case<'_>] = &[
             (https, true, &[("source", "https://example.com")]),
             (https, false, &[("source", "http://example.com")]),
             (custom, true, &[("myext", "customext")]),

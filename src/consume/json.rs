@@ -50,6 +50,20 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// Whether eight bytes within a string all stand for themselves: none is a quote, a backslash, or
+/// below a space.
+const fn all_plain(bytes: u64) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = ONES * 0x80;
+    let quote = bytes ^ (ONES * b'"' as u64);
+    let backslash = bytes ^ (ONES * b'\\' as u64);
+    // A byte that is too small borrows from its high bit; one that had it set before is large.
+    let small = (quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash)
+        | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
+    small & HIGH == 0
+}
+
 impl Scan<'_> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
@@ -141,6 +155,11 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<()> {
         self.take(b'"')?;
         loop {
+            while let Some(word) = self.bytes[self.at..].first_chunk()
+                && all_plain(u64::from_le_bytes(*word))
+            {
+                self.at += 8;
+            }
             while PLAIN[usize::from(self.peek()?)] {
                 self.at += 1;
             }
@@ -267,6 +286,20 @@ mod tests {
             check(text);
         }
         assert_eq!(members(r#"{"id":"1",}"#), Err(10), "where it goes wrong");
+    }
+
+    #[test]
+    fn eight_bytes_are_plain_if_each_of_them_is() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                for around in [b'a', b' ', 0x7f, 0x80, 0xff] {
+                    let mut bytes = [around; 8];
+                    bytes[place] = byte;
+                    let expected = bytes.iter().all(|byte| PLAIN[usize::from(*byte)]);
+                    assert_eq!(all_plain(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A file of JSON lines, with the real binary.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     process::Stdio,
@@ -101,12 +102,8 @@ fn what_cannot_be_read_is_said_with_what_to_do() {
         assert!(output.stdout.is_empty(), "{args:?}");
         let stderr = String::from_utf8(output.stderr).unwrap();
         let said: Vec<_> = stderr.lines().filter(|line| !line.contains(" INFO ")).collect();
-        all.push_str(&format!(
-            "$ {}\n{}\nexit {}\n\n",
-            args.join(" "),
-            said.join("\n"),
-            output.status.code().unwrap()
-        ));
+        let (said, code) = (said.join("\n"), output.status.code().unwrap());
+        writeln!(all, "$ {}\n{said}\nexit {code}\n", args.join(" ")).unwrap();
     }
     insta::assert_snapshot!(all);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Home, events, line};
+use crate::support::{Home, events, line, text};
 
 fn lines(count: u32) -> Vec<String> {
     events(count).into_iter().map(line).collect()
@@ -75,15 +75,13 @@ fn a_replaced_file_is_not_read_on() {
     let home = Home::local(&lines[..4]);
     home.run(&["replay", "--name", "alerts"]).fine();
     for other in [&lines[4..9], &lines[..3], &[]] {
-        let text: String = other.iter().map(|line| format!("{line}\n")).collect();
-        home.write("events.jsonl", &text);
+        home.write("events.jsonl", &text(other));
         let ran = home.run(&["replay", "--name", "alerts"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
         assert!(ran.stderr.contains("it was rotated, replaced or cut since"), "{}", ran.stderr);
     }
     // A copy is as good: what was read is where it was.
-    let text: String = lines[..5].iter().map(|line| format!("{line}\n")).collect();
-    home.write("copy", &text);
+    home.write("copy", &text(&lines[..5]));
     fs::rename(home.path("copy"), home.path("events.jsonl")).unwrap();
     assert_eq!(home.run(&["replay", "--name", "alerts"]).fine().lines(), lines[4..5]);
 }

@@ -57,6 +57,11 @@ pub fn line(event: Event) -> String {
     String::from_utf8(structured_json(event).unwrap()).unwrap()
 }
 
+/// Lines as they lie in a file.
+pub fn text(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
 /// So many events: revisions of a few services, a day each.
 pub fn events(count: u32) -> Vec<Event> {
     let services = ["AWS Lambda", "Amazon Elastic Compute Cloud - Compute", "Tax"];
@@ -110,7 +115,7 @@ impl Home {
     pub fn local(lines: &[String]) -> Self {
         let home = Self::new();
         home.write("billing.toml", "[local]\noutput = \"events.jsonl\"\nstate = \"state.db\"\n");
-        home.write("events.jsonl", &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+        home.write("events.jsonl", &text(lines));
         home
     }
 

@@ -117,9 +117,10 @@ impl Show {
         let Place { partition, position, .. } = received.place;
         let text = String::from_utf8_lossy(received.bytes());
         if let Self::Table { partitioned, .. } = self {
-            let shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let shown: String = text.chars().take(60).collect();
             let place = place(received.place, *partitioned);
-            buffer.extend_from_slice(format!("{place:>10}  no event: {why}: {shown}\n").as_bytes());
+            let line = format!("{place:>10}  no event: {}: {}\n", plain(&why.to_string()), plain(&shown));
+            buffer.extend_from_slice(line.as_bytes());
             return;
         }
         let line = json!({ "notAnEvent": {
@@ -173,6 +174,11 @@ fn place(place: Place, partitioned: bool) -> String {
     if partitioned { format!("{}/{}", place.partition, place.position) } else { place.position.to_string() }
 }
 
+/// What somebody else wrote moves no cursor.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn cut(text: &str) -> String {
     if text.chars().count() <= SERVICE {
         return text.to_owned();
@@ -181,11 +187,8 @@ fn cut(text: &str) -> String {
 }
 
 /// A row of the table that grows: its columns are as wide as they are, whatever follows.
-fn row(
-    buffer: &mut Vec<u8>,
-    [place, time, period, service, change, revision, amount]: [&str; 7],
-    colour: Style,
-) {
+fn row(buffer: &mut Vec<u8>, cells: [&str; 7], colour: Style) {
+    let [place, time, period, service, change, revision, amount] = cells.map(plain);
     let change = format!("{colour}{change:<7}{colour:#}");
     let line = format!(
         "{place:>10}  {time:<20}  {period:<13}  {service:<SERVICE$}  {change}  {revision:>3}  {amount}\n"
@@ -271,8 +274,8 @@ fn keys_table(state: &Current) -> String {
         };
         rows.push([
             key.period.label(),
-            service,
-            view.account().to_owned(),
+            plain(&service),
+            plain(view.account()),
             row.revision().to_string(),
             state.to_owned(),
             amounts(&row.amounts()),
@@ -295,7 +298,7 @@ fn totals_table<'a>(by: By, totals: impl Iterator<Item = (&'a Sum, &'a Total)> +
         vec![[name(by), "granularity", "metric", "amount", "unit", "keys", last].map(str::to_owned)];
     for (sum, total) in totals {
         rows.push([
-            sum.of.clone(),
+            plain(&sum.of),
             sum.granularity.name().to_owned(),
             sum.metric.member_name().to_owned(),
             total.amount.to_string(),

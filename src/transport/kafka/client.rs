@@ -120,9 +120,8 @@ impl Clients {
 
     /// Reads events: of nobody's group, or as a group that shares the partitions out.
     pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Complaint>, TransportError> {
-        // Half a second of network is read ahead, not 64 MB of each partition.
-        let defaults = [("queued.max.messages.kbytes", "8192"), ("fetch.message.max.bytes", "1048576")];
-        let mut config = self.over(&defaults);
+        // So much of each partition is read ahead, not 64 MB.
+        let mut config = self.over(&[("queued.max.messages.kbytes", "4096")]);
         config
             .set("group.id", group.unwrap_or("amazon-billing-source"))
             .set("isolation.level", "read_committed")
@@ -132,8 +131,7 @@ impl Clients {
             .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("fetch.wait.max.ms", "100")
-            .set("fetch.queue.backoff.ms", "20")
-            .set("check.crcs", "true");
+            .set("fetch.queue.backoff.ms", "20");
         config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 

@@ -278,9 +278,13 @@ impl Reading {
         self.feed.closed().await;
         let replies: Vec<_> = lock(&self.held).drain(..).map(|(_, reply)| reply).collect();
         let client = &self.source.js.client;
-        // First the server has to know that nobody listens here any more: else it gives them out here.
-        if timeout(self.source.timeout, client.flush()).await.is_err() {
-            return;
+        // First the server has to know that nobody waits here any more, which it finds out when it is
+        // asked: else it tries to give the first one out here, and puts it behind the others.
+        let told = timeout(self.source.timeout, client.flush()).await;
+        if let (Ok(Ok(())), Some(name)) = (told, &self.options.name)
+            && let Err(error) = self.source.durable_as_it_is(name).await
+        {
+            debug!("{error}");
         }
         for reply in replies {
             client.publish(reply, "-NAK".into()).await.ok();
