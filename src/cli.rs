@@ -19,6 +19,7 @@ use crate::{
         check::{self, CheckArgs},
         connect::{self, ConnectArgs},
         demo::{self, DemoArgs},
+        forward::{self, ForwardArgs},
         ledger,
         plan::{self, PlanArgs},
         print,
@@ -85,6 +86,8 @@ Example:
     Tail(TailArgs),
     /// Read published events back: all of them, some of them, or what they come to
     Replay(ReplayArgs),
+    /// Deliver every event to an HTTP endpoint, at least once, in order per key
+    Forward(ForwardArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -176,6 +179,7 @@ pub fn main() -> Exit {
         Command::Plan(args) => on_runtime(Signals::Drain, |_| plan::run(args)),
         Command::Tail(args) => on_runtime(Signals::Quiet, |shutdown| read::tail(args, shutdown)),
         Command::Replay(args) => on_runtime(Signals::Quiet, |shutdown| read::replay(args, shutdown)),
+        Command::Forward(args) => on_runtime(Signals::Drain, |shutdown| forward::run(args, shutdown)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,

@@ -20,6 +20,8 @@ pub mod cycle;
 pub mod dedup;
 pub mod event;
 pub mod exit;
+pub mod forward;
+pub mod http;
 pub mod poller;
 mod signals;
 pub mod simulator;

@@ -4,6 +4,7 @@ pub mod check;
 pub mod connect;
 pub mod demo;
 pub mod filter_args;
+pub mod forward;
 pub mod ledger;
 pub mod plan;
 mod reach;

@@ -8,7 +8,7 @@ mod wire;
 
 pub use cloudevents::Event;
 pub use validate::{Violation, is_unencoded, validate};
-pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode};
+pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
 
 use std::collections::BTreeMap;

@@ -276,8 +276,8 @@ impl MessageDeserializer for Reader {
     }
 }
 
-/// NATS binding 3.1.3.2: everything outside U+0021..U+007E, `"` and `%`, byte by byte.
-fn percent_encode(text: String) -> String {
+/// NATS binding 3.1.3.2 and HTTP binding 3.1.3.2: everything outside U+0021..U+007E, `"` and `%`, byte by byte.
+pub(crate) fn percent_encode(text: String) -> String {
     if super::is_unencoded(&text) {
         return text;
     }

@@ -13,6 +13,7 @@
 mod check;
 mod client;
 mod consume;
+mod letters;
 mod publish;
 mod reader;
 mod record;
@@ -21,6 +22,7 @@ mod view;
 
 pub(crate) use client::not_a_property;
 pub(crate) use consume::{KafkaPosition, read_events};
+pub(crate) use letters::LetterTopic;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -21,6 +21,7 @@ mod bucket;
 mod client;
 mod consume;
 mod layout;
+mod letters;
 mod publish;
 mod read;
 mod setup;
@@ -39,6 +40,7 @@ use tokio::sync::OnceCell;
 use tracing::{debug, info};
 
 pub(crate) use consume::{NatsPosition, read_events};
+pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
 use publish::{Item, Publisher};

@@ -3,6 +3,7 @@
 //! Nothing here decides what an event is. Without a name an ordered consumer reads, which the server
 //! forgets; with one, a durable with explicit acknowledgement, which is the name's position.
 
+mod behind;
 mod reading;
 
 use std::{
@@ -101,8 +102,17 @@ pub(crate) async fn read_events(
         let keeper = tokio::spawn(keep(Arc::clone(&source), Arc::clone(&held)));
         position = Some(NatsPosition { source: Arc::clone(&source), held: Arc::clone(&held), keeper });
     }
-    let mut reading =
-        Reading { source, options, feed, policy, held, at: 0, end, batch: Vec::with_capacity(BATCH) };
+    let mut reading = Reading {
+        source,
+        options,
+        feed,
+        policy,
+        held,
+        at: 0,
+        end,
+        behind: None,
+        batch: Vec::with_capacity(BATCH),
+    };
     let feeder = tokio::spawn(async move {
         let last = reading.run().await.map(|()| Vec::new());
         // A reader that has gone needs neither the end nor a reason.

@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{Held, Source, lock, timestamp};
+use super::{Held, Source, behind::Behind, lock, timestamp};
 use crate::{
     consume::{BATCH, Bound, Feed, Place, ReadOptions, Received, line_of},
     event::Binding,
@@ -46,6 +46,8 @@ pub(super) struct Reading {
     pub(super) at: u64,
     /// Where to stop, once that is known.
     pub(super) end: Option<u64>,
+    /// What is waited for before anything is given out.
+    pub(super) behind: Option<Behind>,
     pub(super) batch: Vec<Received>,
 }
 
@@ -81,13 +83,13 @@ impl Reading {
     }
 
     /// A consumer of what comes behind the last message given out.
-    async fn messages(&self) -> Result<Messages, TransportError> {
+    async fn messages(&mut self) -> Result<Messages, TransportError> {
         let source = &self.source;
         source.compare().await?;
         if let Some(name) = &self.options.name {
-            // What was held when the former one failed comes again.
-            lock(&self.held).clear();
             let consumer = source.durable(name, self.policy).await?;
+            let kept = self.behind.take().map(Behind::release).unwrap_or_default();
+            self.behind = Behind::of(consumer.cached_info(), lock(&self.held).len(), kept);
             let messages = consumer.stream().max_messages_per_batch(BATCH).messages().await;
             let messages = messages.map_err(|error| source.fail(&error))?;
             return Ok(messages.map(|message| message.map_err(|error| error.to_string())).boxed());
@@ -130,7 +132,7 @@ impl Reading {
             match next {
                 Some(Some(Ok(message))) => {
                     (progress, *failing) = (Instant::now(), None);
-                    if !self.take(&message) {
+                    if !self.receive(message) {
                         self.hand_over().await;
                         return Ok(None);
                     }
@@ -148,6 +150,13 @@ impl Reading {
                 match self.source.compare().await {
                     Err(error) if error.kind == Kind::Unavailable => return Ok(Some(error.to_string())),
                     compared => compared?,
+                }
+            }
+            if self.behind.is_some() && looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if !self.catch_up().await? {
+                    self.hand_over().await;
+                    return Ok(None);
                 }
             }
             let reached = self.end.is_some_and(|end| self.at >= end);
@@ -172,12 +181,50 @@ impl Reading {
         }
     }
 
-    /// Adds a message to the batch; false where it lies behind the time asked for.
-    fn take(&mut self, message: &jetstream::Message) -> bool {
+    /// Takes a message in; false where one lies behind the time asked for.
+    fn receive(&mut self, message: jetstream::Message) -> bool {
         let Ok(info) = message.info() else {
             debug!(subject = %message.subject, "a message without a place");
             return true;
         };
+        let (sequence, again) = (info.stream_sequence, info.delivered > 1);
+        if let (Some(_), Some(reply)) = (&self.options.name, &message.reply) {
+            let mut held = lock(&self.held);
+            if again && let Some(known) = held.iter_mut().find(|(known, _)| *known == sequence) {
+                // In hand already: the server was not told in time.
+                known.1 = reply.clone();
+                return true;
+            }
+            held.push_back((sequence, reply.clone()));
+        }
+        let Some(behind) = &mut self.behind else { return self.take(&message) };
+        behind.keep(sequence, message);
+        !behind.is_complete() || self.release()
+    }
+
+    /// Asks the server whether anything is still to be waited for; false as for a message.
+    async fn catch_up(&mut self) -> Result<bool, TransportError> {
+        let (Some(name), Some(behind)) = (&self.options.name, &self.behind) else { return Ok(true) };
+        let mut consumer = self.source.durable_as_it_is(name).await?;
+        let info = consumer.info().await.map_err(|error| self.source.fail(&error))?;
+        Ok(!behind.is_over(info, lock(&self.held).len()) || self.release())
+    }
+
+    /// Gives out what was kept; false as for a message.
+    fn release(&mut self) -> bool {
+        let kept = self.behind.take().map(Behind::release).unwrap_or_default();
+        {
+            // In hand in the order they are given out, which is the order they are committed in.
+            let mut held = lock(&self.held);
+            let first = held.len().saturating_sub(kept.len());
+            held.make_contiguous()[first..].sort_by_key(|(sequence, _)| *sequence);
+        }
+        kept.iter().all(|(_, message)| self.take(message))
+    }
+
+    /// Adds a message to the batch; false where it lies behind the time asked for.
+    fn take(&mut self, message: &jetstream::Message) -> bool {
+        let Ok(info) = message.info() else { return true };
         let stored_at = timestamp(info.published.unix_timestamp_nanos());
         if let (Bound::Until(until), Some(at)) = (self.options.bound, stored_at)
             && at >= until
@@ -185,11 +232,6 @@ impl Reading {
             return false;
         }
         self.at = self.at.max(info.stream_sequence);
-        if self.options.name.is_some()
-            && let Some(reply) = &message.reply
-        {
-            lock(&self.held).push_back((info.stream_sequence, reply.clone()));
-        }
         let headers = message.headers.as_ref().map(HeaderMap::iter).into_iter().flatten();
         let headers = headers.filter_map(|(name, values)| {
             Some((AsRef::<str>::as_ref(name), values.first()?.as_str().as_bytes()))
@@ -225,7 +267,8 @@ impl Reading {
                 let mut consumer = self.source.durable_as_it_is(name).await?;
                 let info = consumer.info().await.map_err(|error| self.source.fail(&error))?;
                 let out = lock(&self.held).len();
-                Ok((self.at >= end || info.num_pending == 0) && info.num_ack_pending <= out)
+                let given_out = self.behind.is_none() && (self.at >= end || info.num_pending == 0);
+                Ok(given_out && info.num_ack_pending <= out)
             }
         }
     }
