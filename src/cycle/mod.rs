@@ -6,10 +6,12 @@
 mod claim;
 #[cfg(test)]
 mod model;
+mod month;
 mod window_poll;
 
 pub use claim::ClaimWatch;
-pub use window_poll::WindowPoll;
+pub use month::{MonthRead, Reread, read_month};
+pub use window_poll::{Purpose, WindowPoll};
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -211,13 +213,10 @@ async fn poll<T: Transport>(
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
         return Ok((Outcome::Claimed, None));
     }
-    let poll_state = state.poll(granularity);
-    let due = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
-    let missing = poll_state.missing.iter().filter_map(|row| Some(row.key()?.period));
-    let window = missing.min().map_or(due, |oldest| due.reaching(oldest));
-    let mut poll = WindowPoll::new(context, ledger, state, window);
+    let (window, expected) = due_window(&state, granularity, started, context.poll.settle_days);
+    let mut poll = WindowPoll::new(context, ledger, state, window, Purpose::Poll);
 
-    if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
+    if let ControlFlow::Break(outcome) = poll.claim(expected).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.
         let until = match outcome {
             Outcome::BudgetSpent { until, .. } => Some(until),
@@ -225,7 +224,45 @@ async fn poll<T: Transport>(
         };
         return Ok((outcome, until));
     }
-    let mut restarted = false;
+    let (outcome, requests) = read_pages(context, aws, &mut poll, window, shutdown).await?;
+    report.requests += requests;
+    let (outcome, retry_at) = match outcome {
+        Outcome::Claimed => (Outcome::Claimed, None),
+        Outcome::Complete => (poll.complete(started).await?, None),
+        outcome => {
+            let retry_at = poll.fail(&outcome, started).await?;
+            (outcome, retry_at)
+        }
+    };
+    report.counts += poll.counts();
+    report.pages += poll.pages();
+    Ok((outcome, retry_at))
+}
+
+/// The window a poll asks for, back to the rows that were missing once, and the pages it is expected
+/// to have.
+fn due_window(
+    state: &ConnectionState,
+    granularity: Granularity,
+    now: Timestamp,
+    settle_days: u8,
+) -> (Window, u32) {
+    let poll = state.poll(granularity);
+    let due = Window::due(granularity, now, settle_days, poll.last_complete);
+    let missing = poll.missing.iter().filter_map(|row| Some(row.key()?.period));
+    (missing.min().map_or(due, |oldest| due.reaching(oldest)), poll.pages.max(1))
+}
+
+/// Asks for the pages of a claimed window, one after the other, and publishes each. Returns how that
+/// ended and what was spent, the requests AWS charges for; the poll is still to be ended.
+async fn read_pages<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    poll: &mut WindowPoll<'_, T>,
+    window: Window,
+    shutdown: &CancellationToken,
+) -> Result<(Outcome, u32), TransportError> {
+    let (mut restarted, mut spent) = (false, 0);
     let outcome = 'query: loop {
         let mut guard = PageGuard::new(context.poll.max_pages);
         let mut token: Option<String> = None;
@@ -240,7 +277,7 @@ async fn poll<T: Transport>(
             let answer = asked.await;
             let requests = aws.take_spent();
             poll.spent(requests);
-            report.requests += requests;
+            spent += requests;
             let page = match answer {
                 None => break 'query Outcome::Interrupted,
                 Some(Ok(page)) => page,
@@ -274,17 +311,7 @@ async fn poll<T: Transport>(
             }
         }
     };
-    let (outcome, retry_at) = match outcome {
-        Outcome::Claimed => (Outcome::Claimed, None),
-        Outcome::Complete => (poll.complete(started).await?, None),
-        outcome => {
-            let retry_at = poll.fail(&outcome, started).await?;
-            (outcome, retry_at)
-        }
-    };
-    report.counts += poll.counts();
-    report.pages += poll.pages();
-    Ok((outcome, retry_at))
+    Ok((outcome, spent))
 }
 
 /// What an operator should look at; a complete cycle says so once, at its end.

@@ -268,7 +268,7 @@ impl World {
             let state = self.log.recover("", ledger).await?;
             let last = state.poll(Granularity::Daily).last_complete;
             let window = Window::due(Granularity::Daily, started, 0, last);
-            let mut poll = WindowPoll::new(&context, ledger, state, window);
+            let mut poll = WindowPoll::new(&context, ledger, state, window, Purpose::Poll);
             if poll.claim(1).await?.is_break() {
                 return Ok(false);
             }
@@ -470,7 +470,7 @@ impl World {
         let now = self.clock.now();
         let state = self.log.recover("", ledger).await.unwrap();
         let window = Window::due(Granularity::Daily, now, 0, None);
-        let mut poll = WindowPoll::new(&context, ledger, state, window);
+        let mut poll = WindowPoll::new(&context, ledger, state, window, Purpose::Poll);
         assert!(poll.claim(1).await.unwrap().is_continue());
         for records in pages {
             let page =
