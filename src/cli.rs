@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     commands::{
         ConfigFiles,
+        backfill::{self, BackfillArgs},
         check::{self, CheckArgs},
         demo::{self, DemoArgs},
         ledger,
@@ -76,6 +77,8 @@ Example:
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
+    /// Read and publish older months, up to 14, at a price that is told first
+    Backfill(BackfillArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -157,6 +160,7 @@ pub fn main() -> Exit {
             }
         }),
         Command::Plan(args) => on_runtime(|_| plan::run(args)),
+        Command::Backfill(args) => on_runtime(|shutdown| backfill::run(args, shutdown)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,

@@ -241,7 +241,7 @@ async fn poll<T: Transport>(
 
 /// The window a poll asks for, back to the rows that were missing once, and the pages it is expected
 /// to have.
-fn due_window(
+pub(crate) fn due_window(
     state: &ConnectionState,
     granularity: Granularity,
     now: Timestamp,
@@ -357,7 +357,12 @@ fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Ti
 }
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
-fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
+pub(crate) fn budget_resets_at(
+    now: Timestamp,
+    budget: BudgetConfig,
+    spent: &[Spent],
+    needed: u32,
+) -> Timestamp {
     let today = utc_date(now);
     let month_only = BudgetConfig { requests_per_day: None, ..budget };
     let next = if Allowance::left(month_only, now, spent).covers(needed) {

@@ -82,13 +82,8 @@ async fn try_month<T: Transport>(
         due_at.is_none_or(|at| at <= started)
     };
     let poll_is_due = context.connection.granularity.iter().any(is_due);
-    let ended = |outcome| MonthRead {
-        outcome,
-        counts: Counts::default(),
-        requests: 0,
-        missing: 0,
-        poll_is_due,
-    };
+    let ended =
+        |outcome| MonthRead { outcome, counts: Counts::default(), requests: 0, missing: 0, poll_is_due };
     if reread == Reread::Unfinished && state.has_month(first, settle_days, started) {
         return Ok(ended(Outcome::NotDue));
     }

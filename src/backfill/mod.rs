@@ -1,0 +1,494 @@
+//! The backfill: months that polls no longer read, one after the other, newest first.
+//!
+//! It runs beside the polls as one more replica would: each month is claimed where the state lives,
+//! counted before it is asked for, and noted there once it is complete. It keeps so much of the budget
+//! as the polls will need, and stays away between two months while a poll is due. What a month's
+//! reading does is not decided here.
+
+mod progress;
+pub mod quote;
+mod terms;
+
+use std::time::Duration;
+
+use jiff::civil::Date;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    app::World,
+    config::{Config, ConnectionConfig, TransportConfig, collide},
+    cycle::{self, ClaimWatch, Context, MonthRead, Outcome, Reread},
+    dedup::{ConnectionState, Ledger},
+    event::EventFactory,
+    exit::{Exit, report},
+    poller::{CostExplorer, FetchError, FetchErrorKind, http_client},
+    transport::{Transport, TransportError, TransportErrorKind},
+};
+use progress::Progress;
+use quote::{Quote, label};
+use terms::Terms;
+
+/// How often one month is tried while AWS or the output is in trouble that may pass.
+const ATTEMPTS: u32 = 4;
+
+/// The pause before the second attempt; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long to leave a month to the process that has claimed the connection before looking again.
+const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a due poll is given to claim the connection: a process that waits looks every second.
+const ROOM: Duration = Duration::from_secs(2);
+
+/// How often room is left for a poll that nobody comes for: it may be due because nothing runs.
+const ROOMS: u32 = 2;
+
+/// After so many months without any row in a row nothing older is asked for.
+const EMPTY_MONTHS: u32 = 2;
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// First days of months, newest first, as [`quote::months`] gives them.
+    pub months: Vec<Date>,
+    /// Whose; in this order.
+    pub connections: Vec<ConnectionConfig>,
+    /// What to do about months that were read before.
+    pub reread: Reread,
+    /// Whether the price is agreed to.
+    pub consent: Consent,
+}
+
+/// Who agrees to the price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// It was given on the command line.
+    Given,
+    /// Somebody on the terminal is asked once the price is known.
+    Asked,
+}
+
+/// One connection's part.
+struct Job {
+    connection: ConnectionConfig,
+    aws: CostExplorer,
+    factory: EventFactory,
+    ledger: Ledger,
+    watch: ClaimWatch,
+    state: ConnectionState,
+}
+
+/// What all months have in common.
+struct Work<'a, T> {
+    config: &'a Config,
+    transport: &'a T,
+    world: &'a World,
+    /// In claims: no other process has this name, so nobody takes our claims for their own.
+    instance: String,
+    gate: Mutex<()>,
+    reread: Reread,
+    terms: Terms,
+    shutdown: &'a CancellationToken,
+}
+
+/// What comes after a month.
+enum Next {
+    /// The next month.
+    Month,
+    /// The next connection; this one failed.
+    Connection(Exit),
+    /// Nothing more.
+    Stop(Exit),
+}
+
+/// Tells the price, waits for consent, and reads every month; drains when shut down.
+pub async fn run<T: Transport>(
+    config: Config,
+    transport: T,
+    world: World,
+    request: Request,
+    shutdown: CancellationToken,
+) -> Exit {
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(config.poll.grace).await;
+    };
+    let exit = tokio::select! {
+        exit = prepare_and_read(&config, &transport, &world, request, &shutdown) => exit,
+        () = overdue => {
+            warn!("the grace is over with a month unfinished; nothing is lost, the next start recovers it");
+            return Exit::Failed;
+        }
+    };
+    if let Err(error) = transport.close().await {
+        warn!("{error}");
+    }
+    exit
+}
+
+async fn prepare_and_read<T: Transport>(
+    config: &Config,
+    transport: &T,
+    world: &World,
+    request: Request,
+    shutdown: &CancellationToken,
+) -> Exit {
+    let prepared = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Exit::Done,
+        prepared = prepare(config, transport, world, &request.connections) => prepared,
+    };
+    let (mut jobs, states) = match prepared {
+        Ok(prepared) => prepared,
+        Err(exit) => return exit,
+    };
+    let now = world.clock.now();
+    let quotes: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            let (name, settle) = (&job.connection.name, config.poll.settle_days);
+            Quote::new(name, &request.months, request.reread, &job.state, settle, now)
+        })
+        .collect();
+    let terms = Terms::new(config, now, quotes, states);
+    terms.tell(&request.months);
+    if terms.requests() == 0 {
+        info!("nothing is left to read; `--again` reads, and pays for, everything once more");
+        return Exit::Done;
+    }
+    if terms.months_held() == 0 {
+        return Exit::Failed;
+    }
+    if request.consent == Consent::Asked && !terms::confirmed(shutdown).await {
+        info!("nothing was asked of AWS and nothing was paid");
+        return if shutdown.is_cancelled() { Exit::Done } else { Exit::Failed };
+    }
+    let id = Uuid::new_v4().simple().to_string();
+    let work = Work {
+        config,
+        transport,
+        world,
+        instance: format!("{}/backfill-{}", world.instance, &id[..8]),
+        gate: Mutex::new(()),
+        reread: request.reread,
+        terms,
+        shutdown,
+    };
+    work.read(&mut jobs).await
+}
+
+/// Whose accounts these are, and what their states say: free, and everything that is wrong at once.
+async fn prepare<T: Transport>(
+    config: &Config,
+    transport: &T,
+    world: &World,
+    connections: &[ConnectionConfig],
+) -> Result<(Vec<Job>, Vec<ConnectionState>), Exit> {
+    let http = http_client();
+    let mut known: Vec<(String, CostExplorer, &ConnectionConfig)> = Vec::new();
+    let (mut worst, mut unreachable) = (Exit::Done, 0);
+    for connection in connections {
+        let asked = async {
+            let aws = CostExplorer::connect(connection, &http, world.clock.clone()).await?;
+            let account = aws.account_id().await?;
+            Ok::<_, FetchError>((account, aws))
+        };
+        match asked.await {
+            Ok((account, aws)) => {
+                let rival = known.iter().find(|(of, _, other)| *of == account && collide(other, connection));
+                if let Some((_, _, other)) = rival {
+                    let message = format!(
+                        "the connections `{}` and `{}` both belong to account {account} and would write the same keys",
+                        other.name, connection.name
+                    );
+                    report(&message, Some("remove one of them, or choose one with `--connection`"));
+                    worst = worst.max(Exit::Config);
+                }
+                known.push((account, aws, connection));
+            }
+            Err(error) => {
+                report(&error, error.hint.as_deref());
+                unreachable += usize::from(error.kind == FetchErrorKind::Unavailable);
+                worst = worst.max(Exit::Failed);
+            }
+        }
+    }
+    if unreachable == connections.len() {
+        worst = worst.max(Exit::Unavailable);
+    }
+    if worst != Exit::Done {
+        return Err(worst);
+    }
+    let read = async {
+        let mut jobs = Vec::new();
+        for (account, aws, connection) in known {
+            let scope = connection.scope(&config.source.source, &account);
+            let factory = EventFactory::new(scope, &config.source.type_prefix);
+            let mut ledger = Ledger::new();
+            let id = factory.scope().id();
+            let state = match transport.peek(&id).await? {
+                Some(state) => state,
+                None => transport.recover(&id, &mut ledger).await?,
+            };
+            let connection = connection.clone();
+            jobs.push(Job { connection, aws, factory, ledger, watch: ClaimWatch::new(), state });
+        }
+        let states = transport.connections().await?.into_iter().map(|(_, state)| state).collect();
+        Ok::<_, TransportError>((jobs, states))
+    };
+    read.await.map_err(|error| {
+        report(&error, error.hint.as_deref());
+        Exit::from(&error)
+    })
+}
+
+impl<T: Transport> Work<'_, T> {
+    async fn read(&self, jobs: &mut [Job]) -> Exit {
+        let mut progress = Progress::begin(self.terms.months());
+        let mut exits = Vec::new();
+        'jobs: for (job, quote) in jobs.iter_mut().zip(&self.terms.quotes) {
+            let (mut rooms, mut empty) = (0, 0);
+            let mut ended = Exit::Done;
+            for (month, _) in &quote.months {
+                match self.month(job, *month, &mut rooms, &mut empty, &mut progress).await {
+                    Next::Month => {}
+                    Next::Connection(exit) => {
+                        ended = exit;
+                        break;
+                    }
+                    Next::Stop(exit) => {
+                        exits.push(exit);
+                        break 'jobs;
+                    }
+                }
+            }
+            exits.push(if empty > 0 { ended.max(Exit::Failed) } else { ended });
+            // The keys of one connection at a time.
+            job.ledger.clear();
+        }
+        progress.end();
+        // As with `run --once`: one account out of reach is a failure, all of them are AWS.
+        if !exits.is_empty() && exits.iter().all(|exit| *exit == Exit::Unavailable) {
+            return Exit::Unavailable;
+        }
+        exits
+            .into_iter()
+            .map(|exit| if exit == Exit::Unavailable { Exit::Failed } else { exit })
+            .max()
+            .unwrap_or(Exit::Done)
+    }
+
+    /// One month, until it is finished or will not be.
+    async fn month(
+        &self,
+        job: &mut Job,
+        month: Date,
+        rooms: &mut u32,
+        empty: &mut u32,
+        progress: &mut Progress,
+    ) -> Next {
+        let name = job.connection.name.clone();
+        let (mut attempt, mut waited) = (1, false);
+        loop {
+            if self.shutdown.is_cancelled() {
+                return self.stopped(&name, month, progress);
+            }
+            progress.now(&name, month, "");
+            let read = match self.attempt(job, month).await {
+                Ok(read) => read,
+                Err(error) if self.transport.comes_back() && is_passing(error.kind) && attempt < ATTEMPTS => {
+                    warn!(connection = name, month = label(month), kind = error.kind.name(), "{error}");
+                    self.pause(&mut attempt, (&name, month), progress).await;
+                    continue;
+                }
+                Err(error) => {
+                    let hint = error.hint.as_deref().unwrap_or_default();
+                    error!(
+                        connection = name,
+                        month = label(month),
+                        kind = error.kind.name(),
+                        hint,
+                        "{error}"
+                    );
+                    return Next::Stop(Exit::from(&error));
+                }
+            };
+            progress.attempted(&read);
+            match &read.outcome {
+                Outcome::Complete | Outcome::NotDue => {
+                    tell_rest(&name, month, &read);
+                    *empty = 0;
+                    progress.finished(&name, month, &read);
+                    self.leave_room(&name, month, read.poll_is_due, rooms, progress).await;
+                    return if read.counts.rejected > 0 {
+                        Next::Connection(Exit::Failed)
+                    } else {
+                        Next::Month
+                    };
+                }
+                Outcome::Claimed => {
+                    if !waited {
+                        let ttl = self.config.poll.claim_ttl;
+                        info!(
+                            connection = name,
+                            month = label(month),
+                            ?ttl,
+                            "another process is at this connection; waiting for it"
+                        );
+                        waited = true;
+                    }
+                    progress.now(&name, month, ": waiting for another process");
+                    self.sleep(CLAIM_PAUSE).await;
+                }
+                Outcome::Failed(error) if may_pass(error) && attempt < ATTEMPTS => {
+                    warn!(connection = name, month = label(month), kind = error.kind.name(), "{error}");
+                    self.pause(&mut attempt, (&name, month), progress).await;
+                }
+                Outcome::Failed(error) => {
+                    let hint = error.hint.as_deref().unwrap_or_default();
+                    error!(
+                        connection = name,
+                        month = label(month),
+                        kind = error.kind.name(),
+                        hint,
+                        "{error}"
+                    );
+                    return Next::Connection(Exit::from(error));
+                }
+                Outcome::Empty => {
+                    *empty += 1;
+                    return self.without_rows(&name, month, *empty);
+                }
+                Outcome::BudgetSpent { until, needed } => {
+                    let hint = "the same command goes on from here once the budget holds more; see `budget.requests_per_day` and `requests_per_month`";
+                    warn!(
+                        connection = name, month = label(month), needed, %until, open = progress.open(), hint,
+                        "the request budget is spent, but for what the polls need; stopped before this month"
+                    );
+                    return Next::Stop(Exit::Failed);
+                }
+                Outcome::Interrupted => return self.stopped(&name, month, progress),
+            }
+        }
+    }
+
+    async fn attempt(&self, job: &mut Job, month: Date) -> Result<MonthRead, TransportError> {
+        let context = Context {
+            transport: self.transport,
+            factory: &job.factory,
+            connection: &job.connection,
+            poll: &self.config.poll,
+            budget: self.terms.left_for_us(self.config, self.world.clock.now()),
+            clock: &self.world.clock,
+            instance: &self.instance,
+            gate: &self.gate,
+            metrics: &self.world.metrics,
+        };
+        let which = (month, self.reread);
+        cycle::read_month(&context, &job.aws, &mut job.ledger, &mut job.watch, which, self.shutdown).await
+    }
+
+    /// A whole month with no row is odd: it stays unfinished. An account that began later has only such
+    /// months, and each costs a cent.
+    fn without_rows(&self, connection: &str, month: Date, empty: u32) -> Next {
+        let month = label(month);
+        if empty < EMPTY_MONTHS {
+            warn!(connection, month, "the answer has no rows at all; nothing is concluded from that");
+            return Next::Month;
+        }
+        let hint = "if the account is younger, choose a later `--from`";
+        warn!(connection, month, hint, "again no rows at all; nothing older is asked for");
+        Next::Connection(Exit::Failed)
+    }
+
+    fn stopped(&self, connection: &str, month: Date, progress: &Progress) -> Next {
+        let (month, open) = (label(month), progress.open());
+        let hint = match self.reread {
+            Reread::Unfinished => "the same command goes on from here".to_owned(),
+            Reread::Everything => format!("to go on from here, add `--to {month}-01`"),
+        };
+        info!(connection, month, open, hint, "stopped before this month");
+        Next::Stop(Exit::Done)
+    }
+
+    /// A poll of another process comes before the next month: room is left for it, unless nobody came
+    /// for it before.
+    async fn leave_room(
+        &self,
+        connection: &str,
+        month: Date,
+        poll_is_due: bool,
+        rooms: &mut u32,
+        progress: &Progress,
+    ) {
+        // Nobody else can be at a local state.
+        if !poll_is_due || matches!(self.config.transport, TransportConfig::Local(_)) {
+            *rooms = 0;
+        } else if *rooms < ROOMS {
+            *rooms += 1;
+            progress.now(connection, month, " done: leaving room for a poll");
+            self.sleep(ROOM).await;
+        }
+    }
+
+    async fn pause(&self, attempt: &mut u32, (connection, month): (&str, Date), progress: &Progress) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << (*attempt - 1).min(8));
+        *attempt += 1;
+        progress.now(connection, month, ": trying again soon");
+        self.sleep(pause).await;
+    }
+
+    async fn sleep(&self, pause: Duration) {
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What is to be said of a month that is finished.
+fn tell_rest(connection: &str, month: Date, read: &MonthRead) {
+    let month = label(month);
+    if read.missing > 0 {
+        let hint = "a second complete reading in a row that lacks them retracts them: `--again`";
+        warn!(
+            connection,
+            month,
+            rows = read.missing,
+            hint,
+            "rows that were published are not listed any more"
+        );
+    }
+    if read.counts.stale > 0 {
+        let hint = "AWS answered with an older date than before: harmless once, else ask what answers";
+        warn!(
+            connection,
+            month,
+            rows = read.counts.stale,
+            hint,
+            "rows older than what was published were left out"
+        );
+    }
+}
+
+/// Whether time may mend it within a minute.
+const fn may_pass(error: &FetchError) -> bool {
+    matches!(
+        error.kind,
+        FetchErrorKind::Throttled | FetchErrorKind::Unavailable | FetchErrorKind::RestartQuery
+    )
+}
+
+/// Whether time may mend it.
+const fn is_passing(kind: TransportErrorKind) -> bool {
+    matches!(
+        kind,
+        TransportErrorKind::Unavailable
+            | TransportErrorKind::Conflict
+            | TransportErrorKind::Unknown
+            | TransportErrorKind::Regressed
+    )
+}
