@@ -247,7 +247,7 @@ async fn prepare<T: Transport>(
 
 impl<T: Transport> Work<'_, T> {
     async fn read(&self, jobs: &mut [Job]) -> Exit {
-        let mut progress = Progress::begin(self.terms.months());
+        let mut progress = Progress::begin(self.terms.months(), self.events_on_stdout());
         let mut exits = Vec::new();
         'jobs: for (job, quote) in jobs.iter_mut().zip(&self.terms.quotes) {
             let (mut rooms, mut empty) = (0, 0);
@@ -373,6 +373,10 @@ impl<T: Transport> Work<'_, T> {
                 Outcome::Interrupted => return self.stopped(&name, month, progress),
             }
         }
+    }
+
+    fn events_on_stdout(&self) -> bool {
+        matches!(&self.config.transport, TransportConfig::Local(local) if local.output.is_none())
     }
 
     async fn attempt(&self, job: &mut Job, month: Date) -> Result<MonthRead, TransportError> {

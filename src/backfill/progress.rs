@@ -27,11 +27,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing done yet of so many months.
-    pub(super) fn begin(total: usize) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+    /// Nothing done yet of so many months. No bar is drawn where the events themselves go to the
+    /// terminal.
+    pub(super) fn begin(total: usize, events_on_stdout: bool) -> Self {
+        let is_ours = io::stderr().is_terminal() && !(events_on_stdout && io::stdout().is_terminal());
+        let bar = is_ours.then(|| {
             let style =
-                ProgressStyle::with_template("{bar:24} {pos}/{len} months, {rate}, {eta} left  {msg}")
+                ProgressStyle::with_template("{bar:24} {pos}/{len} months, {rate}, {eta} left  {wide_msg}")
                     .unwrap_or_else(|_| ProgressStyle::default_bar())
                     .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
                         // Nowhere to report that a line on a terminal could not be made.
@@ -76,7 +78,7 @@ impl Progress {
             revised = counts.revised,
             removed = counts.removed,
             unchanged = counts.unchanged,
-            left = ?left(self.began.elapsed(), self.done, self.total),
+            left = left(self.began.elapsed(), self.done, self.total),
             "month read"
         );
     }
@@ -101,7 +103,7 @@ impl Progress {
             revised = counts.revised,
             removed = counts.removed,
             unchanged = counts.unchanged,
-            took = ?whole_seconds(self.began.elapsed()),
+            took = format!("{}s", self.began.elapsed().as_secs()),
             "backfill ended"
         );
     }
@@ -119,15 +121,11 @@ fn rate(months: u64, elapsed: Duration) -> String {
     text
 }
 
-/// The time the rest takes if it goes on like this, in whole seconds.
-fn left(elapsed: Duration, done: usize, total: usize) -> Duration {
+/// The time the rest takes if it goes on like this, in whole seconds: `40s`.
+fn left(elapsed: Duration, done: usize, total: usize) -> String {
     let done = u32::try_from(done).unwrap_or(u32::MAX).max(1);
     let open = u32::try_from(total).unwrap_or(u32::MAX).saturating_sub(done);
-    whole_seconds((elapsed / done).saturating_mul(open))
-}
-
-const fn whole_seconds(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
+    format!("{}s", (elapsed / done).saturating_mul(open).as_secs())
 }
 
 #[cfg(test)]
@@ -140,8 +138,8 @@ mod tests {
         assert_eq!(rate(0, minute), "- months/min");
         assert_eq!(rate(13, minute), "13.0 months/min");
         assert_eq!(rate(1, Duration::from_secs(45)), "1.3 months/min");
-        assert_eq!(left(minute, 3, 13), Duration::from_secs(200));
-        assert_eq!(left(minute, 13, 13), Duration::ZERO);
-        assert_eq!(left(Duration::from_millis(1500), 1, 1), Duration::ZERO);
+        assert_eq!(left(minute, 3, 13), "200s");
+        assert_eq!(left(minute, 13, 13), "0s");
+        assert_eq!(left(Duration::from_millis(1500), 1, 1), "0s");
     }
 }

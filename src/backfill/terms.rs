@@ -104,13 +104,13 @@ impl Terms {
     fn budget_sentence(&self) -> Option<String> {
         let Allowance::Requests(left) = self.left else { return None };
         let kept = self.kept.today;
-        let holds = format!("{left} requests are left for it, {kept} more are kept for today's polls");
+        let holds = format!("requests left for it: {left}; kept for today's polls: {kept}");
         let (months, stops_at, connection) = match &self.reach {
-            Reach::Whole => return Some(format!("The budget holds it: {holds}.")),
+            Reach::Whole => return Some(format!("The budget holds it ({holds}).")),
             Reach::Part { months, stops_at, connection } => (months, label(*stops_at), connection),
         };
         let all = self.months();
-        let mut text = format!("The budget does not hold it all: {holds}. ");
+        let mut text = format!("The budget does not hold it all ({holds}). ");
         if *months == 0 {
             write!(text, "Not even {stops_at} of `{connection}` can be read now.").unwrap_or_default();
         } else {

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{ConfigFiles, backfill, print};
 use crate::{
-    backfill::quote::{self, Quote, dollars, label},
+    backfill::quote::{self, Kept, Quote, dollars, label},
     clock::Clock,
-    config::{Config, ConnectionConfig, TransportConfig},
+    config::{BudgetConfig, Config, ConnectionConfig, TransportConfig},
     cost::{Granularity, utc_date},
     cycle::{Reread, due_window},
     dedup::ConnectionState,
@@ -80,7 +80,12 @@ pub async fn run(args: PlanArgs) -> Exit {
     let json = !std::io::stdout().is_terminal();
     if let Some(months) = months {
         return match backfill_quotes(&config, &states, &months, now) {
-            Ok(quotes) => print(&backfill_price(&quotes, &months, json)),
+            Ok(quotes) => {
+                let polls = Kept::for_polls(&config, now, |name| {
+                    states.iter().map(|(_, state)| state).find(|state| state.name == name)
+                });
+                print(&backfill_price(&quotes, &months, (config.budget, polls), json))
+            }
             Err(exit) => exit,
         };
     }
@@ -206,7 +211,12 @@ fn backfill_quotes(
     Ok(connections.iter().map(quote).collect())
 }
 
-fn backfill_price(quotes: &[Quote], months: &[Date], json: bool) -> String {
+fn backfill_price(
+    quotes: &[Quote],
+    months: &[Date],
+    (budget, polls): (BudgetConfig, Kept),
+    json: bool,
+) -> String {
     let [from, to] =
         [months.last(), months.first()].map(|month| month.copied().map(label).unwrap_or_default());
     let all: u64 = quotes.iter().map(Quote::requests).sum();
@@ -226,7 +236,12 @@ fn backfill_price(quotes: &[Quote], months: &[Date], json: bool) -> String {
         });
         return lines.chain([total]).map(|line| format!("{line}\n")).collect();
     }
-    quote::table(quotes, &from, &to)
+    let mut text = quote::table(quotes, &from, &to);
+    if let Some(cap) = budget.requests_per_day {
+        let day = polls.day;
+        text += &format!("`budget.requests_per_day` is {cap}, and the polls need {day} of it every day.\n");
+    }
+    text
 }
 
 fn actual(states: &[Known], now: Timestamp, json: bool) -> String {

@@ -30,6 +30,11 @@ fn help_of_check() {
 }
 
 #[test]
+fn help_of_backfill() {
+    insta::assert_snapshot!(help(&["backfill"]));
+}
+
+#[test]
 fn help_of_simulate() {
     insta::assert_snapshot!(help(&["simulate"]));
 }
