@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     config::{BudgetConfig, Config, ConnectionConfig, TransportConfig},
     cost::{Granularity, utc_date},
-    cycle::{Reread, due_window},
+    cycle::{Reread, window_of},
     dedup::ConnectionState,
     exit::{Exit, report},
     transport::{TransportErrorKind, local::read_state},
@@ -144,7 +144,7 @@ fn planned(config: &Config, states: &[Known], now: Timestamp, json: bool) -> Str
             day += requests[0];
             month += requests[1];
             let state = state_of(config, connection, states);
-            let (window, _) = due_window(&state, *granularity, now, config.poll.settle_days);
+            let window = window_of(*granularity, now, &config.poll, &state);
             rows.push((connection.name.clone(), granularity.name(), window.from.label(), pages, requests));
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
     cost::{Granularity, midnight, utc_date},
-    dedup::{ConnectionState, Counts, Ledger},
+    dedup::{ConnectionState, Counts, Ledger, PollState},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
     telemetry::Metrics,
@@ -205,7 +205,8 @@ async fn poll<T: Transport>(
     shutdown: &CancellationToken,
 ) -> Result<(Outcome, Option<Timestamp>), TransportError> {
     let started = context.clock.now();
-    let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    let window_of = |state: &ConnectionState| window_of(granularity, started, context.poll, state);
+    let state = context.transport.recover_window(&context.factory.scope().id(), ledger, &window_of).await?;
     let due_at = state.due_at(granularity, context.poll.interval, started);
     if when == When::Due && due_at.is_some_and(|at| started < at) {
         return Ok((Outcome::NotDue, None));
@@ -213,10 +214,11 @@ async fn poll<T: Transport>(
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
         return Ok((Outcome::Claimed, None));
     }
-    let (window, expected) = due_window(&state, granularity, started, context.poll.settle_days);
+    let window = window_of(&state);
+    let pages = state.poll(granularity).pages;
     let mut poll = WindowPoll::new(context, ledger, state, window, Purpose::Poll);
 
-    if let ControlFlow::Break(outcome) = poll.claim(expected).await? {
+    if let ControlFlow::Break(outcome) = poll.claim(pages.max(1)).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.
         let until = match outcome {
             Outcome::BudgetSpent { until, .. } => Some(until),
@@ -237,20 +239,6 @@ async fn poll<T: Transport>(
     report.counts += poll.counts();
     report.pages += poll.pages();
     Ok((outcome, retry_at))
-}
-
-/// The window a poll asks for, back to the rows that were missing once, and the pages it is expected
-/// to have.
-pub(crate) fn due_window(
-    state: &ConnectionState,
-    granularity: Granularity,
-    now: Timestamp,
-    settle_days: u8,
-) -> (Window, u32) {
-    let poll = state.poll(granularity);
-    let due = Window::due(granularity, now, settle_days, poll.last_complete);
-    let missing = poll.missing.iter().filter_map(|row| Some(row.key()?.period));
-    (missing.min().map_or(due, |oldest| due.reaching(oldest)), poll.pages.max(1))
 }
 
 /// Asks for the pages of a claimed window, one after the other, and publishes each. Returns how that
@@ -312,6 +300,20 @@ async fn read_pages<T: Transport>(
         }
     };
     Ok((outcome, spent))
+}
+
+/// What a poll that begins at `started` asks for: what is due, back to the oldest row that has to be
+/// looked at once more.
+pub(crate) fn window_of(
+    granularity: Granularity,
+    started: Timestamp,
+    poll: &PollConfig,
+    state: &ConnectionState,
+) -> Window {
+    let PollState { last_complete, missing, .. } = state.poll(granularity);
+    let due = Window::due(granularity, started, poll.settle_days, last_complete);
+    let missing = missing.iter().filter_map(|row| Some(row.key()?.period));
+    missing.min().map_or(due, |oldest| due.reaching(oldest))
 }
 
 /// What an operator should look at; a complete cycle says so once, at its end.

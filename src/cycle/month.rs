@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClaimWatch, Context, Outcome, Purpose, WindowPoll, due_window, read_pages};
+use super::{ClaimWatch, Context, Outcome, Purpose, WindowPoll, read_pages, window_of};
 use crate::{
     cost::{Granularity, Period},
     dedup::{Counts, Ledger},
@@ -76,7 +76,9 @@ async fn try_month<T: Transport>(
 ) -> Result<MonthRead, TransportError> {
     let started = context.clock.now();
     let settle_days = context.poll.settle_days;
-    let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    let window = Window::month(first);
+    let scope = context.factory.scope().id();
+    let state = context.transport.recover_window(&scope, ledger, &|_| window).await?;
     let is_due = |granularity: &Granularity| {
         let due_at = state.due_at(*granularity, context.poll.interval, started);
         due_at.is_none_or(|at| at <= started)
@@ -90,10 +92,9 @@ async fn try_month<T: Transport>(
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
         return Ok(ended(Outcome::Claimed));
     }
-    let (polls, _) = due_window(&state, Granularity::Daily, started, settle_days);
+    let polls = window_of(Granularity::Daily, started, context.poll, &state);
     let expected = state.pages_of(first);
     let purpose = Purpose::Month { first, polled: polls.contains(Period::day(first)) };
-    let window = Window::month(first);
     let mut poll = WindowPoll::new(context, ledger, state, window, purpose);
     if let ControlFlow::Break(outcome) = poll.claim(expected).await? {
         return Ok(ended(outcome));
