@@ -5,6 +5,7 @@
 //! as the polls will need, and stays away between two months while a poll is due. What a month's
 //! reading does is not decided here.
 
+mod jobs;
 mod progress;
 pub mod quote;
 mod terms;
@@ -19,14 +20,13 @@ use uuid::Uuid;
 
 use crate::{
     app::World,
-    config::{Config, ConnectionConfig, TransportConfig, collide},
-    cycle::{self, ClaimWatch, Context, MonthRead, Outcome, Reread},
-    dedup::{ConnectionState, Ledger},
-    event::EventFactory,
-    exit::{Exit, report},
-    poller::{CostExplorer, FetchError, FetchErrorKind, http_client},
+    config::{Config, ConnectionConfig, TransportConfig},
+    cycle::{self, Context, MonthRead, Outcome, Reread},
+    exit::Exit,
+    poller::{FetchError, FetchErrorKind},
     transport::{Transport, TransportError, TransportErrorKind},
 };
+use jobs::{Job, prepare};
 use progress::Progress;
 use quote::{Quote, label};
 use terms::Terms;
@@ -71,16 +71,6 @@ pub enum Consent {
     Asked,
 }
 
-/// One connection's part.
-struct Job {
-    connection: ConnectionConfig,
-    aws: CostExplorer,
-    factory: EventFactory,
-    ledger: Ledger,
-    watch: ClaimWatch,
-    state: ConnectionState,
-}
-
 /// What all months have in common.
 struct Work<'a, T> {
     config: &'a Config,
@@ -92,6 +82,17 @@ struct Work<'a, T> {
     reread: Reread,
     terms: Terms,
     shutdown: &'a CancellationToken,
+}
+
+/// How one connection's months went so far.
+#[derive(Default)]
+struct Course {
+    /// Rooms left for a due poll since one was made.
+    rooms: u32,
+    /// Months without any row in a row.
+    empty: u32,
+    /// A month is not finished, or the output refused an event.
+    failed: bool,
 }
 
 /// What comes after a month.
@@ -180,80 +181,14 @@ async fn prepare_and_read<T: Transport>(
     work.read(&mut jobs).await
 }
 
-/// Whose accounts these are, and what their states say: free, and everything that is wrong at once.
-async fn prepare<T: Transport>(
-    config: &Config,
-    transport: &T,
-    world: &World,
-    connections: &[ConnectionConfig],
-) -> Result<(Vec<Job>, Vec<ConnectionState>), Exit> {
-    let http = http_client();
-    let mut known: Vec<(String, CostExplorer, &ConnectionConfig)> = Vec::new();
-    let (mut worst, mut unreachable) = (Exit::Done, 0);
-    for connection in connections {
-        let asked = async {
-            let aws = CostExplorer::connect(connection, &http, world.clock.clone()).await?;
-            let account = aws.account_id().await?;
-            Ok::<_, FetchError>((account, aws))
-        };
-        match asked.await {
-            Ok((account, aws)) => {
-                let rival = known.iter().find(|(of, _, other)| *of == account && collide(other, connection));
-                if let Some((_, _, other)) = rival {
-                    let message = format!(
-                        "the connections `{}` and `{}` both belong to account {account} and would write the same keys",
-                        other.name, connection.name
-                    );
-                    report(&message, Some("remove one of them, or choose one with `--connection`"));
-                    worst = worst.max(Exit::Config);
-                }
-                known.push((account, aws, connection));
-            }
-            Err(error) => {
-                report(&error, error.hint.as_deref());
-                unreachable += usize::from(error.kind == FetchErrorKind::Unavailable);
-                worst = worst.max(Exit::Failed);
-            }
-        }
-    }
-    if unreachable == connections.len() {
-        worst = worst.max(Exit::Unavailable);
-    }
-    if worst != Exit::Done {
-        return Err(worst);
-    }
-    let read = async {
-        let mut jobs = Vec::new();
-        for (account, aws, connection) in known {
-            let scope = connection.scope(&config.source.source, &account);
-            let factory = EventFactory::new(scope, &config.source.type_prefix);
-            let mut ledger = Ledger::new();
-            let id = factory.scope().id();
-            let state = match transport.peek(&id).await? {
-                Some(state) => state,
-                None => transport.recover(&id, &mut ledger).await?,
-            };
-            let connection = connection.clone();
-            jobs.push(Job { connection, aws, factory, ledger, watch: ClaimWatch::new(), state });
-        }
-        let states = transport.connections().await?.into_iter().map(|(_, state)| state).collect();
-        Ok::<_, TransportError>((jobs, states))
-    };
-    read.await.map_err(|error| {
-        report(&error, error.hint.as_deref());
-        Exit::from(&error)
-    })
-}
-
 impl<T: Transport> Work<'_, T> {
     async fn read(&self, jobs: &mut [Job]) -> Exit {
         let mut progress = Progress::begin(self.terms.months(), self.events_on_stdout());
         let mut exits = Vec::new();
         'jobs: for (job, quote) in jobs.iter_mut().zip(&self.terms.quotes) {
-            let (mut rooms, mut empty) = (0, 0);
-            let mut ended = Exit::Done;
+            let (mut course, mut ended) = (Course::default(), Exit::Done);
             for (month, _) in &quote.months {
-                match self.month(job, *month, &mut rooms, &mut empty, &mut progress).await {
+                match self.month(job, *month, &mut course, &mut progress).await {
                     Next::Month => {}
                     Next::Connection(exit) => {
                         ended = exit;
@@ -265,7 +200,7 @@ impl<T: Transport> Work<'_, T> {
                     }
                 }
             }
-            exits.push(if empty > 0 { ended.max(Exit::Failed) } else { ended });
+            exits.push(if course.failed { ended.max(Exit::Failed) } else { ended });
             // The keys of one connection at a time.
             job.ledger.clear();
         }
@@ -282,14 +217,7 @@ impl<T: Transport> Work<'_, T> {
     }
 
     /// One month, until it is finished or will not be.
-    async fn month(
-        &self,
-        job: &mut Job,
-        month: Date,
-        rooms: &mut u32,
-        empty: &mut u32,
-        progress: &mut Progress,
-    ) -> Next {
+    async fn month(&self, job: &mut Job, month: Date, course: &mut Course, progress: &mut Progress) -> Next {
         let name = job.connection.name.clone();
         let (mut attempt, mut waited) = (1, false);
         loop {
@@ -305,14 +233,7 @@ impl<T: Transport> Work<'_, T> {
                     continue;
                 }
                 Err(error) => {
-                    let hint = error.hint.as_deref().unwrap_or_default();
-                    error!(
-                        connection = name,
-                        month = label(month),
-                        kind = error.kind.name(),
-                        hint,
-                        "{error}"
-                    );
+                    tell_failure(&name, month, (error.kind.name(), error.hint.as_deref()), &error);
                     return Next::Stop(Exit::from(&error));
                 }
             };
@@ -320,14 +241,11 @@ impl<T: Transport> Work<'_, T> {
             match &read.outcome {
                 Outcome::Complete | Outcome::NotDue => {
                     tell_rest(&name, month, &read);
-                    *empty = 0;
+                    course.empty = 0;
+                    course.failed |= read.counts.rejected > 0;
                     progress.finished(&name, month, &read);
-                    self.leave_room(&name, month, read.poll_is_due, rooms, progress).await;
-                    return if read.counts.rejected > 0 {
-                        Next::Connection(Exit::Failed)
-                    } else {
-                        Next::Month
-                    };
+                    self.leave_room(&name, month, read.poll_is_due, course, progress).await;
+                    return Next::Month;
                 }
                 Outcome::Claimed => {
                     if !waited {
@@ -348,24 +266,16 @@ impl<T: Transport> Work<'_, T> {
                     self.pause(&mut attempt, (&name, month), progress).await;
                 }
                 Outcome::Failed(error) => {
-                    let hint = error.hint.as_deref().unwrap_or_default();
-                    error!(
-                        connection = name,
-                        month = label(month),
-                        kind = error.kind.name(),
-                        hint,
-                        "{error}"
-                    );
+                    tell_failure(&name, month, (error.kind.name(), error.hint.as_deref()), error);
                     return Next::Connection(Exit::from(error));
                 }
-                Outcome::Empty => {
-                    *empty += 1;
-                    return self.without_rows(&name, month, *empty);
-                }
+                Outcome::Empty => return without_rows(&name, month, course),
                 Outcome::BudgetSpent { until, needed } => {
-                    let hint = "the same command goes on from here once the budget holds more; see `budget.requests_per_day` and `requests_per_month`";
+                    let hint = "the same command goes on from here once the budget holds more; see \
+                                `budget.requests_per_day` and `requests_per_month`";
+                    let (month, open) = (label(month), progress.open());
                     warn!(
-                        connection = name, month = label(month), needed, %until, open = progress.open(), hint,
+                        connection = name, month, needed, %until, open, hint,
                         "the request budget is spent, but for what the polls need; stopped before this month"
                     );
                     return Next::Stop(Exit::Failed);
@@ -395,19 +305,6 @@ impl<T: Transport> Work<'_, T> {
         cycle::read_month(&context, &job.aws, &mut job.ledger, &mut job.watch, which, self.shutdown).await
     }
 
-    /// A whole month with no row is odd: it stays unfinished. An account that began later has only such
-    /// months, and each costs a cent.
-    fn without_rows(&self, connection: &str, month: Date, empty: u32) -> Next {
-        let month = label(month);
-        if empty < EMPTY_MONTHS {
-            warn!(connection, month, "the answer has no rows at all; nothing is concluded from that");
-            return Next::Month;
-        }
-        let hint = "if the account is younger, choose a later `--from`";
-        warn!(connection, month, hint, "again no rows at all; nothing older is asked for");
-        Next::Connection(Exit::Failed)
-    }
-
     fn stopped(&self, connection: &str, month: Date, progress: &Progress) -> Next {
         let (month, open) = (label(month), progress.open());
         let hint = match self.reread {
@@ -425,14 +322,14 @@ impl<T: Transport> Work<'_, T> {
         connection: &str,
         month: Date,
         poll_is_due: bool,
-        rooms: &mut u32,
+        course: &mut Course,
         progress: &Progress,
     ) {
         // Nobody else can be at a local state.
         if !poll_is_due || matches!(self.config.transport, TransportConfig::Local(_)) {
-            *rooms = 0;
-        } else if *rooms < ROOMS {
-            *rooms += 1;
+            course.rooms = 0;
+        } else if course.rooms < ROOMS {
+            course.rooms += 1;
             progress.now(connection, month, " done: leaving room for a poll");
             self.sleep(ROOM).await;
         }
@@ -451,6 +348,31 @@ impl<T: Transport> Work<'_, T> {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+fn tell_failure(
+    connection: &str,
+    month: Date,
+    (kind, hint): (&str, Option<&str>),
+    error: &dyn std::fmt::Display,
+) {
+    let (month, hint) = (label(month), hint.unwrap_or_default());
+    error!(connection, month, kind, hint, "{error}");
+}
+
+/// A whole month with no row is odd: it stays unfinished. An account that began later has only such
+/// months, and each costs a cent.
+fn without_rows(connection: &str, month: Date, course: &mut Course) -> Next {
+    let month = label(month);
+    course.failed = true;
+    course.empty += 1;
+    if course.empty < EMPTY_MONTHS {
+        warn!(connection, month, "the answer has no rows at all; nothing is concluded from that");
+        return Next::Month;
+    }
+    let hint = "if the account is younger, choose a later `--from`";
+    warn!(connection, month, hint, "again no rows at all; nothing older is asked for");
+    Next::Connection(Exit::Failed)
 }
 
 /// What is to be said of a month that is finished.

@@ -234,14 +234,13 @@ fn backfill_price(
             "connection": "all", "backfillFrom": from, "backfillTo": to, "months": months,
             "requests": all, "dollars": dollars(all),
         });
-        return lines.chain([total]).map(|line| format!("{line}\n")).collect();
+        return lines.chain([total]).map(|line| line.to_string() + "\n").collect();
     }
-    let mut text = quote::table(quotes, &from, &to);
-    if let Some(cap) = budget.requests_per_day {
-        let day = polls.day;
-        text += &format!("`budget.requests_per_day` is {cap}, and the polls need {day} of it every day.\n");
-    }
-    text
+    let day = polls.day;
+    let note = budget.requests_per_day.map(|cap| {
+        format!("`budget.requests_per_day` is {cap}, and the polls need {day} of it every day.\n")
+    });
+    quote::table(quotes, &from, &to) + &note.unwrap_or_default()
 }
 
 fn actual(states: &[Known], now: Timestamp, json: bool) -> String {

@@ -11,7 +11,7 @@ mod window_poll;
 
 pub use claim::ClaimWatch;
 pub use month::{MonthRead, Reread, read_month};
-pub use window_poll::{Purpose, WindowPoll};
+pub use window_poll::WindowPoll;
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -216,7 +216,7 @@ async fn poll<T: Transport>(
     }
     let window = window_of(&state);
     let pages = state.poll(granularity).pages;
-    let mut poll = WindowPoll::new(context, ledger, state, window, Purpose::Poll);
+    let mut poll = WindowPoll::new(context, ledger, state, window);
 
     if let ControlFlow::Break(outcome) = poll.claim(pages.max(1)).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClaimWatch, Context, Outcome, Purpose, WindowPoll, read_pages, window_of};
+use super::{ClaimWatch, Context, Outcome, WindowPoll, read_pages, window_of};
 use crate::{
     cost::{Granularity, Period},
     dedup::{Counts, Ledger},
@@ -94,8 +94,8 @@ async fn try_month<T: Transport>(
     }
     let polls = window_of(Granularity::Daily, started, context.poll, &state);
     let expected = state.pages_of(first);
-    let purpose = Purpose::Month { first, polled: polls.contains(Period::day(first)) };
-    let mut poll = WindowPoll::new(context, ledger, state, window, purpose);
+    let polled = polls.contains(Period::day(first));
+    let mut poll = WindowPoll::new(context, ledger, state, window).of_month(first, polled);
     if let ControlFlow::Break(outcome) = poll.claim(expected).await? {
         return Ok(ended(outcome));
     }

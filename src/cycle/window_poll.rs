@@ -30,7 +30,7 @@ const ATTEMPTS: u32 = 5;
 
 /// What a window is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+enum Purpose {
     /// A poll, which is due again an interval later.
     Poll,
     /// A backfill of the month that begins on this day.
@@ -72,7 +72,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         ledger: &'a mut Ledger,
         state: ConnectionState,
         window: Window,
-        purpose: Purpose,
     ) -> Self {
         Self {
             context,
@@ -83,7 +82,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             left: Allowance::Unlimited,
             state,
             window,
-            purpose,
+            purpose: Purpose::Poll,
             requests: 0,
             pages: 0,
             observed_at: None,
@@ -91,6 +90,13 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             counts: Counts::default(),
             missing: 0,
         }
+    }
+
+    /// The same for a backfill of the month that begins on a day. Where polls read that month too, they
+    /// alone judge what is absent from it.
+    #[must_use]
+    pub fn of_month(self, first: Date, polled: bool) -> Self {
+        Self { purpose: Purpose::Month { first, polled }, ..self }
     }
 
     /// Writes the claim into the log and counts the expected pages as spent before they are asked
