@@ -118,7 +118,7 @@ pub async fn run<T: Transport>(
         tokio::time::sleep(config.poll.grace).await;
     };
     let exit = tokio::select! {
-        exit = prepare_and_read(&config, &transport, &world, request, &shutdown) => exit,
+        exit = Box::pin(prepare_and_read(&config, &transport, &world, request, &shutdown)) => exit,
         () = overdue => {
             warn!("the grace is over with a month unfinished; nothing is lost, the next start recovers it");
             return Exit::Failed;

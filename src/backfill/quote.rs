@@ -300,6 +300,32 @@ mod tests {
         assert_eq!(dollars(everything.requests()), "$0.09");
     }
 
+    /// Polls every 8 hours of a daily and an hourly granularity, in the state as of 3 pages and 1.
+    #[test]
+    fn what_the_polls_still_need_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("billing.toml");
+        std::fs::write(&file, "[[connections]]\nname = \"main\"\ngranularity = [\"daily\", \"hourly\"]\n")
+            .unwrap();
+        let config = crate::config::load(&[file], []).unwrap().config;
+        let mut state = ConnectionState::default();
+        state.poll_mut(Granularity::Daily).pages = 3;
+        for (now, today, month) in [
+            ("2026-11-25T00:00:00Z", 12, 6 * 12),
+            ("2026-11-25T07:59:59Z", 12, 6 * 12),
+            ("2026-11-25T08:00:00Z", 8, 6 * 12 - 4),
+            ("2026-11-30T23:59:59Z", 4, 4),
+        ] {
+            let kept = Kept::for_polls(&config, now.parse().unwrap(), |_| Some(&state));
+            assert_eq!(kept, Kept { today, day: 12, month }, "{now}");
+        }
+        let kept = Kept::for_polls(&config, "2026-11-25T08:00:00Z".parse().unwrap(), |_| None);
+        assert_eq!((kept.today, kept.day), (4, 6), "a page each where nothing is known");
+        let budget = |day, month| BudgetConfig { requests_per_day: day, requests_per_month: month };
+        assert_eq!(kept.leaves(budget(Some(24), None)), budget(Some(20), None));
+        assert_eq!(kept.leaves(budget(Some(3), Some(40))), budget(Some(0), Some(40 - kept.month)));
+    }
+
     #[test]
     fn a_budget_reaches_as_many_months_as_it_holds_whole() {
         let quote = |name: &str| Quote {

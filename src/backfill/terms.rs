@@ -1,9 +1,6 @@
 //! The terms of a backfill: price and budget as people are told them, and their consent.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use jiff::{Timestamp, civil::Date};
 use tokio_util::sync::CancellationToken;
@@ -75,8 +72,7 @@ impl Terms {
         let (first, last) = (months.last().copied(), months.first().copied());
         let [first, last] = [first, last].map(|month| month.map(label).unwrap_or_default());
         if io::stderr().is_terminal() {
-            let text = quote::table(&self.quotes, &first, &last)
-                + &self.budget_sentence().map_or(String::new(), |s| s + "\n");
+            let text = quote::table(&self.quotes, &first, &last) + &self.budget_sentence();
             if let Err(error) = io::stderr().write_all(text.as_bytes()) {
                 debug!("stderr is closed: {error}");
             }
@@ -84,57 +80,48 @@ impl Terms {
         }
         for quote in &self.quotes {
             let (requests, price) = (quote.requests(), dollars(quote.requests()));
-            info!(
-                connection = quote.connection,
-                from = first,
-                to = last,
-                months = quote.months.len(),
-                finished = quote.finished,
-                requests,
-                price,
-                "planned"
-            );
+            let (connection, months) = (&*quote.connection, quote.months.len());
+            let finished = quote.finished;
+            info!(connection, from = first, to = last, months, finished, requests, price, "planned");
         }
-        if let Some(sentence) = self.budget_sentence() {
-            if self.reach == Reach::Whole { info!("{sentence}") } else { warn!("{sentence}") }
+        let (Allowance::Requests(left), kept) = (self.left, self.kept.today) else { return };
+        match &self.reach {
+            Reach::Whole => info!(left, kept_for_polls = kept, "the request budget holds it"),
+            Reach::Part { months, stops_at, connection } => {
+                let (of, until, stops_before) = (self.months(), self.resumes, label(*stops_at));
+                warn!(
+                    left, kept_for_polls = kept, months, of, stops_before, connection, %until,
+                    hint = self.hint(), "the request budget does not hold it all"
+                );
+            }
         }
     }
 
-    /// What the budget means for it; nothing where there is no cap.
-    fn budget_sentence(&self) -> Option<String> {
-        let Allowance::Requests(left) = self.left else { return None };
-        let kept = self.kept.today;
-        let holds = format!("requests left for it: {left}; kept for today's polls: {kept}");
-        let (months, stops_at, connection) = match &self.reach {
-            Reach::Whole => return Some(format!("The budget holds it ({holds}).")),
-            Reach::Part { months, stops_at, connection } => (months, label(*stops_at), connection),
-        };
-        let all = self.months();
-        let mut text = format!("The budget does not hold it all ({holds}). ");
-        if *months == 0 {
-            write!(text, "Not even {stops_at} of `{connection}` can be read now.").unwrap_or_default();
-        } else {
-            write!(
-                text,
-                "It will read {months} of {all} months and stop before {stops_at} of `{connection}`."
-            )
-            .unwrap_or_default();
+    /// What the budget means for it, a line; nothing where there is no cap.
+    fn budget_sentence(&self) -> String {
+        let Allowance::Requests(left) = self.left else { return String::new() };
+        let holds = format!("requests left for it: {left}; kept for today's polls: {}", self.kept.today);
+        match &self.reach {
+            Reach::Whole => format!("The budget holds it ({holds}).\n"),
+            Reach::Part { months, stops_at, connection } => format!(
+                "The budget does not hold it all ({holds}): it will read {months} of {} months and stop before \
+                 {} of `{connection}`.\n  hint: {}\n",
+                self.months(),
+                label(*stops_at),
+                self.hint()
+            ),
         }
+    }
+
+    /// What to do where the budget does not hold everything.
+    fn hint(&self) -> String {
+        let keys = "`budget.requests_per_day` or `requests_per_month`";
         if self.never_holds() {
-            text.push_str(
-                " The polls alone need the budget of a whole day: raise `budget.requests_per_day` or \
-                 `requests_per_month` for the time of the backfill.",
+            return format!(
+                "the polls need the budget of a whole day: raise {keys} for the time of the backfill"
             );
-        } else {
-            write!(
-                text,
-                " Give the same command again after {}, or raise `budget.requests_per_day` or \
-                 `requests_per_month`.",
-                self.resumes
-            )
-            .unwrap_or_default();
         }
-        Some(text)
+        format!("give the same command again after {}, or raise {keys}", self.resumes)
     }
 
     /// Whether even a fresh day has nothing over for the largest month.

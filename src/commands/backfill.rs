@@ -111,7 +111,7 @@ async fn work<T: Transport>(
     shutdown: CancellationToken,
 ) -> Exit {
     match transport {
-        Ok(transport) => Box::pin(backfill::run(config, transport, world, request, shutdown)).await,
+        Ok(transport) => backfill::run(config, transport, world, request, shutdown).await,
         Err(error) => {
             report(&error, error.hint.as_deref());
             Exit::from(&error)

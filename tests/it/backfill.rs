@@ -263,8 +263,8 @@ fn a_budget_that_is_too_small_is_told_before_anything_is_paid() {
     let ran = backfill(&home, from, &["--yes"]);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     for words in [
-        "It will read 7 of 13 months and stop before",
-        "Give the same command again after",
+        "the request budget does not hold it all left=7 kept_for_polls=1 months=7 of=13 stops_before=",
+        "give the same command again after",
         "stopped before this month",
     ] {
         assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
@@ -273,7 +273,7 @@ fn a_budget_that_is_too_small_is_told_before_anything_is_paid() {
     let home = Home::on(&aws.url()).set("budget.requests_per_day", "3");
     let home = home.set("poll.interval", "8h");
     let ran = backfill(&home, from, &["--yes"]);
-    let words = "raise `budget.requests_per_day`";
+    let words = "the polls need the budget of a whole day: raise `budget.requests_per_day`";
     assert!(ran.stderr.contains(words), "{}", ran.stderr);
 }
 
@@ -495,4 +495,32 @@ fn a_day_and_a_month_of_polls_cost_what_was_planned() {
     assert_eq!(planned[0]["requestsPerMonth"].as_u64(), Some(aws.charged()));
     assert_eq!(planned[0]["dollarsPerMonth"], aws.bill().cost());
     assert_eq!(plan(&home, &["--actual"])[0]["dollarsEver"], aws.bill().cost());
+}
+
+/// A broker is reached only where that is asked for.
+#[test]
+fn plan_needs_no_network_unless_it_is_asked_to_look() {
+    for broker in
+        ["[nats]\nservers = [\"nats://127.0.0.1:1\"]", "[kafka]\nbootstrap_servers = \"127.0.0.1:1\""]
+    {
+        let kind = &broker[1..broker.find(']').unwrap()];
+        let home = Home::on("http://127.0.0.1:1");
+        let before = std::fs::read_to_string(home.path("billing.toml")).unwrap();
+        home.write("billing.toml", &format!("{before}[transport]\nkind = \"{kind}\"\n{broker}\n"));
+        assert_eq!(plan(&home, &[])[0]["pagesPerPoll"], 1, "{kind}");
+        let from = all_months()[3].to_string();
+        assert_eq!(plan(&home, &["--backfill-from", &from])[1]["dollars"], "$0.04", "{kind}");
+        let ran = home.run(&["plan", "--config", "billing.toml", "--connect"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(69), ""), "{kind}: {}", ran.stderr);
+    }
+    let home = Home::on("http://127.0.0.1:1");
+    for args in [
+        &["--backfill-from", "2001-01-01"][..],
+        &["--backfill-to", "2001-01-01"],
+        &["--actual", "--backfill-from", "2001-01-01"],
+    ] {
+        let ran = home.run(&[&["plan", "--config", "billing.toml"], args].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("--backfill-from"), "{}", ran.stderr);
+    }
 }

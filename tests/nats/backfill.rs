@@ -79,7 +79,7 @@ fn sum(seen: &[Seen], month: &str) -> Decimal {
     let amount = |seen: &&Seen| {
         Decimal::from_str_exact(seen.event["data"]["unblendedCost"]["amount"].as_str().unwrap()).unwrap()
     };
-    of_month.map(|seen| amount(seen)).sum()
+    of_month.map(amount).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn beside_a_service_nothing_is_paid_twice_or_published_twice() {
             stop.cancel();
             exit
         };
-        let both = async { tokio::join!(serving, backfilling) };
+        let both = Box::pin(async { tokio::join!(serving, backfilling) });
         let exits = tokio::time::timeout(Duration::from_secs(90), both).await.expect("it ends");
         assert_eq!(exits, (Exit::Done, Exit::Done), "{version}");
         for metrics in metrics {
@@ -125,11 +125,10 @@ async fn beside_a_service_nothing_is_paid_twice_or_published_twice() {
         let nats = Nats::new(server.config());
         let (_, state) = nats.connections().await.unwrap().pop().unwrap();
         assert_eq!(state.claim, None);
-        assert_eq!(
-            state.spent.total,
-            simulator.bill().chargeable,
-            "{version}: all that was paid was counted"
-        );
+        // The stop may have cut one request off, which is counted whether or not AWS saw it.
+        let charged = simulator.bill().chargeable;
+        let counted = charged..=charged + 1;
+        assert!(counted.contains(&state.spent.total), "{version}: {} of {charged}", state.spent.total);
         let seen = consume(&server).await;
         assert_eq!(judge(&seen).0, Violations::default(), "{version}");
         for month in &months {
@@ -138,8 +137,7 @@ async fn beside_a_service_nothing_is_paid_twice_or_published_twice() {
             assert_eq!(sum(&seen, &quote::label(*month)), theirs.into_values().sum(), "{version} {month}");
         }
         // Another time nothing is asked for.
-        let (charged, stop) = (simulator.bill().chargeable, CancellationToken::new());
-        let again = backfill::run(config, nats, world("host"), request, stop).await;
+        let again = backfill::run(config, nats, world("host"), request, CancellationToken::new()).await;
         assert_eq!((again, simulator.bill().chargeable), (Exit::Done, charged), "{version}");
     }
 }
