@@ -77,7 +77,7 @@ Example:
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
-    /// Read and publish older months, up to 14, at a price that is told first
+    /// Read and publish older months, as far back as AWS has them, at a price that is told first
     Backfill(BackfillArgs),
     /// Look at the configuration
     Config {

@@ -80,6 +80,7 @@ struct Work<'a, T> {
     instance: String,
     gate: Mutex<()>,
     reread: Reread,
+    consent: Consent,
     terms: Terms,
     shutdown: &'a CancellationToken,
 }
@@ -163,7 +164,11 @@ async fn prepare_and_read<T: Transport>(
     if terms.months_held() == 0 {
         return Exit::Failed;
     }
-    if request.consent == Consent::Asked && !terms::confirmed(shutdown).await {
+    let is_agreed = match request.consent {
+        Consent::Given => true,
+        Consent::Asked => terms::confirmed("Ask AWS and publish?".to_owned(), None, shutdown).await,
+    };
+    if !is_agreed {
         info!("nothing was asked of AWS and nothing was paid");
         return if shutdown.is_cancelled() { Exit::Done } else { Exit::Failed };
     }
@@ -175,6 +180,7 @@ async fn prepare_and_read<T: Transport>(
         instance: format!("{}/backfill-{}", world.instance, &id[..8]),
         gate: Mutex::new(()),
         reread: request.reread,
+        consent: request.consent,
         terms,
         shutdown,
     };
@@ -185,10 +191,18 @@ impl<T: Transport> Work<'_, T> {
     async fn read(&self, jobs: &mut [Job]) -> Exit {
         let mut progress = Progress::begin(self.terms.months(), self.events_on_stdout());
         let mut exits = Vec::new();
-        'jobs: for (job, quote) in jobs.iter_mut().zip(&self.terms.quotes) {
+        let mut agreed = self.terms.requests();
+        'jobs: for (number, (job, quote)) in jobs.iter_mut().zip(&self.terms.quotes).enumerate() {
             let (mut course, mut ended) = (Course::default(), Exit::Done);
-            for (month, _) in &quote.months {
-                match self.month(job, *month, &mut course, &mut progress).await {
+            let others: u64 = self.terms.quotes[number + 1..].iter().map(Quote::requests).sum();
+            progress.largest = 0;
+            for (done, (month, _)) in (1..).zip(&quote.months) {
+                let mut next = self.month(job, *month, &mut course, &mut progress).await;
+                if matches!(next, Next::Month) {
+                    let price = progress.requests + quote.rest(done, progress.largest) + others;
+                    next = self.agree(price, &mut agreed, &progress).await;
+                }
+                match next {
                     Next::Month => {}
                     Next::Connection(exit) => {
                         ended = exit;
@@ -214,6 +228,29 @@ impl<T: Transport> Work<'_, T> {
             .map(|exit| if exit == Exit::Unavailable { Exit::Failed } else { exit })
             .max()
             .unwrap_or(Exit::Done)
+    }
+
+    /// Months turned out to have more pages than was thought: the price is told anew, and agreed to anew
+    /// where somebody was asked before.
+    async fn agree(&self, price: u64, agreed: &mut u64, progress: &Progress) -> Next {
+        if price <= *agreed || progress.open() == 0 {
+            return Next::Month;
+        }
+        let (told, price_now) = (quote::dollars(*agreed), quote::dollars(price));
+        *agreed = price;
+        if self.consent == Consent::Given {
+            warn!(told, now = price_now, pages_per_month = progress.largest, "it costs more than was told");
+            return Next::Month;
+        }
+        let (pages, spent) = (progress.largest, quote::dollars(progress.requests));
+        let question = format!(
+            "A month has {pages} pages: it will cost {price_now} instead of {told}, {spent} of it spent. Go on?"
+        );
+        if terms::confirmed(question, progress.bar(), self.shutdown).await {
+            return Next::Month;
+        }
+        info!(open = progress.open(), hint = "the same command goes on from here", "stopped");
+        Next::Stop(if self.shutdown.is_cancelled() { Exit::Done } else { Exit::Failed })
     }
 
     /// One month, until it is finished or will not be.

@@ -24,6 +24,8 @@ pub(super) struct Progress {
     pub(super) counts: Counts,
     /// Chargeable requests.
     pub(super) requests: u64,
+    /// The most that one month took, of the present connection.
+    pub(super) largest: u32,
 }
 
 impl Progress {
@@ -43,7 +45,15 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, total, done: 0, began: Instant::now(), counts: Counts::default(), requests: 0 }
+        Self {
+            bar,
+            total,
+            done: 0,
+            began: Instant::now(),
+            counts: Counts::default(),
+            requests: 0,
+            largest: 0,
+        }
     }
 
     /// What is waited for now.
@@ -57,6 +67,7 @@ impl Progress {
     /// What one attempt at a month took and found, whether or not it was the last.
     pub(super) fn attempted(&mut self, read: &MonthRead) {
         self.requests += u64::from(read.requests);
+        self.largest = self.largest.max(read.requests);
         self.counts += read.counts;
     }
 
@@ -81,6 +92,11 @@ impl Progress {
             left = left(self.began.elapsed(), self.done, self.total),
             "month read"
         );
+    }
+
+    /// The bar, where there is one.
+    pub(super) fn bar(&self) -> Option<ProgressBar> {
+        self.bar.clone()
     }
 
     /// How many months are not finished.

@@ -117,6 +117,12 @@ impl Quote {
         self.months.iter().map(|(_, pages)| u64::from(*pages)).sum()
     }
 
+    /// Requests that are still to come once so many months are done, the largest of which had so many
+    /// pages.
+    pub fn rest(&self, done: usize, largest: u32) -> u64 {
+        self.months.iter().skip(done).map(|(_, pages)| u64::from((*pages).max(largest))).sum()
+    }
+
     /// The most pages a month is expected to have.
     pub fn pages_per_month(&self) -> u32 {
         self.months.iter().map(|(_, pages)| *pages).max().unwrap_or(0)
@@ -298,6 +304,7 @@ mod tests {
         let everything = quote(Reread::Everything);
         assert_eq!((everything.finished, everything.requests(), everything.pages_per_month()), (0, 9, 3));
         assert_eq!(dollars(everything.requests()), "$0.09");
+        assert_eq!((everything.rest(1, 0), everything.rest(1, 5), everything.rest(3, 5)), (6, 10, 0));
     }
 
     /// Polls every 8 hours of a daily and an hourly granularity, in the state as of 3 pages and 1.

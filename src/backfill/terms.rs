@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use indicatif::ProgressBar;
 use jiff::{Timestamp, civil::Date};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -139,9 +140,17 @@ fn newest<'s>(states: &'s [ConnectionState], name: &str) -> Option<&'s Connectio
 }
 
 /// Asks on the terminal. `false` also when told to stop, or where no answer can be read.
-pub(super) async fn confirmed(shutdown: &CancellationToken) -> bool {
-    let ask = tokio::task::spawn_blocking(|| {
-        dialoguer::Confirm::new().with_prompt("Ask AWS and publish?").default(false).interact_opt()
+pub(super) async fn confirmed(
+    question: String,
+    bar: Option<ProgressBar>,
+    shutdown: &CancellationToken,
+) -> bool {
+    let ask = tokio::task::spawn_blocking(move || {
+        let ask = || dialoguer::Confirm::new().with_prompt(question).default(false).interact_opt();
+        match bar {
+            Some(bar) => bar.suspend(ask),
+            None => ask(),
+        }
     });
     tokio::select! {
         () = shutdown.cancelled() => false,

@@ -18,6 +18,7 @@ mod faults;
 mod grouping;
 mod money;
 mod output;
+mod plan;
 mod secrets;
 mod shutdown;
 mod support;
