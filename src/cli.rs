@@ -23,6 +23,7 @@ use crate::{
         ledger,
         plan::{self, PlanArgs},
         print,
+        schema::{self, SchemaArgs},
         simulate::{self, SimulateArgs},
     },
     config::{self, Config, TransportConfig},
@@ -89,6 +90,8 @@ Example:
         #[command(subcommand)]
         command: LedgerCommand,
     },
+    /// Print the contracts of the events: JSON Schema and AsyncAPI
+    Schema(SchemaArgs),
     /// Print the IAM policy the credentials need
     #[command(after_help = "\
 Example:
@@ -172,6 +175,7 @@ pub fn main() -> Exit {
             Ok(loaded) => on_runtime(|_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
+        Command::Schema(args) => schema::run(&args),
         Command::Policy => print(include_str!("../deploy/iam/policy.json")),
         Command::Completions { shell } => {
             let mut script = Vec::new();

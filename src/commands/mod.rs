@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod ledger;
 pub mod plan;
+pub mod schema;
 pub mod simulate;
 
 use std::{

@@ -14,6 +14,7 @@ mod show;
 mod tests;
 mod types;
 
+pub(crate) use problem::suggestion;
 pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};

@@ -101,6 +101,10 @@ fn parse_plain(text: &str) -> Option<Decimal> {
 
 /// The only other way from text to a decimal: `Decimal::from_str` would round silently.
 fn parse_exact(text: &str) -> Option<Decimal> {
+    // `1_000` is an amount to Rust, and to no reader of JSON.
+    if text.contains('_') {
+        return None;
+    }
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
         return Decimal::from_str_exact(text).ok();
     };
@@ -139,6 +143,7 @@ mod tests {
             ("", None),
             ("NaN", None),
             ("1,5", None),
+            ("1_000", None),
         ] {
             let parsed = Amount::parse(text.to_owned(), "USD".to_owned());
             assert_eq!(parsed.ok().map(|a| a.value().to_string()).as_deref(), plain, "{text}");
