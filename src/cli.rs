@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     commands::{
         ConfigFiles,
+        backfill::{self, BackfillArgs},
         check::{self, CheckArgs},
         connect::{self, ConnectArgs},
         demo::{self, DemoArgs},
@@ -82,6 +83,8 @@ Example:
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
+    /// Read and publish older months, as far back as AWS has them, at a price that is told first
+    Backfill(BackfillArgs),
     /// Show events as they are published
     Tail(TailArgs),
     /// Read published events back: all of them, some of them, or what they come to
@@ -177,6 +180,7 @@ pub fn main() -> Exit {
             }
         }),
         Command::Plan(args) => on_runtime(Signals::Drain, |_| plan::run(args)),
+        Command::Backfill(args) => on_runtime(Signals::Drain, |shutdown| backfill::run(args, shutdown)),
         Command::Tail(args) => on_runtime(Signals::Quiet, |shutdown| read::tail(args, shutdown)),
         Command::Replay(args) => on_runtime(Signals::Quiet, |shutdown| read::replay(args, shutdown)),
         Command::Forward(args) => on_runtime(Signals::Drain, |shutdown| forward::run(args, shutdown)),

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod backfill;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -1,5 +1,6 @@
 //! What the command line offers beside `run`, a file each, and what they share.
 
+pub mod backfill;
 pub mod check;
 pub mod connect;
 pub mod demo;

@@ -20,4 +20,4 @@ pub use charges::RequestCounts;
 pub use cost_explorer::{CostExplorer, http_client};
 pub use error::{FetchError, FetchErrorKind};
 pub use page::{Page, PageGuard};
-pub use window::Window;
+pub use window::{Window, oldest_month, settles_on};

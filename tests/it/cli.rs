@@ -36,6 +36,11 @@ fn help_of_connect() {
 }
 
 #[test]
+fn help_of_backfill() {
+    insta::assert_snapshot!(help(&["backfill"]));
+}
+
+#[test]
 fn help_of_simulate() {
     insta::assert_snapshot!(help(&["simulate"]));
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod backfill;
 mod bad_input;
 mod check;
 mod cli;
@@ -20,6 +21,7 @@ mod faults;
 mod grouping;
 mod money;
 mod output;
+mod plan;
 mod secrets;
 mod shutdown;
 mod support;

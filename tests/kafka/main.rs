@@ -9,6 +9,7 @@
     reason = "a test program"
 )]
 
+mod backfill;
 mod binary;
 mod broker;
 mod check;

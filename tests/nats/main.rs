@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails is the test")]
 
+mod backfill;
 mod claims;
 mod cluster;
 mod connect;
