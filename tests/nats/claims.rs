@@ -24,27 +24,8 @@ async fn two_replicas_pay_no_poll_twice() {
     for version in versions() {
         let server = Server::start(version);
         let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
-        let config = Config {
-            source: SourceConfig {
-                source: "cloud.amazon.billing".to_owned(),
-                type_prefix: "amazon.billing".to_owned(),
-            },
-            poll: PollConfig {
-                interval: Duration::from_secs(2),
-                claim_ttl: Duration::from_mins(2),
-                settle_days: 0,
-                publish_zero: false,
-                concurrency: 4,
-                max_pages: 100,
-                grace: Duration::from_secs(10),
-            },
-            budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
-            connections: ["111122223333", "222233334444"]
-                .map(|account| connection(account, &simulator))
-                .into(),
-            transport: TransportConfig::Nats(server.config()),
-            admin: None,
-        };
+        let connections = ["111122223333", "222233334444"].map(|account| connection(account, &simulator));
+        let config = polling(TransportConfig::Nats(server.config()), connections.into());
         let stop = CancellationToken::new();
         let run = |instance: &str| {
             let world = World {
@@ -68,7 +49,30 @@ async fn two_replicas_pay_no_poll_twice() {
     }
 }
 
-fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
+/// A configuration that polls every two seconds and has no budget.
+pub(crate) fn polling(transport: TransportConfig, connections: Vec<ConnectionConfig>) -> Config {
+    Config {
+        source: SourceConfig {
+            source: "cloud.amazon.billing".to_owned(),
+            type_prefix: "amazon.billing".to_owned(),
+        },
+        poll: PollConfig {
+            interval: Duration::from_secs(2),
+            claim_ttl: Duration::from_mins(2),
+            settle_days: 0,
+            publish_zero: false,
+            concurrency: 4,
+            max_pages: 100,
+            grace: Duration::from_secs(10),
+        },
+        budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
+        connections,
+        transport,
+        admin: None,
+    }
+}
+
+pub(crate) fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
     ConnectionConfig {
         name: format!("c{account}"),
         account_id: Some(account.to_owned()),

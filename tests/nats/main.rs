@@ -7,7 +7,9 @@
 mod claims;
 mod cluster;
 mod faults;
+mod history;
 mod login;
+mod proxy;
 mod publish;
 mod soak;
 mod support;
