@@ -30,7 +30,7 @@ impl Cluster {
         let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let node = |(number, port): (usize, &u16)| {
             let file = format!(
-                "server_name: n{number}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
+                "http: \"127.0.0.1:-1\"\nlame_duck_duration: 30s\nlame_duck_grace_period: 1s\nserver_name: n{number}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
                 routes.join(", ")
             );
             Server::with(version, &["-js"], &file)
@@ -38,8 +38,10 @@ impl Cluster {
         Self { nodes: ports.iter().enumerate().map(node).collect() }
     }
 
+    /// Every node, and before them one that is not there.
     fn config(&self) -> NatsConfig {
-        let servers = self.nodes.iter().map(Server::url).collect();
+        let nowhere = "nats://127.0.0.1:1".to_owned();
+        let servers = [nowhere].into_iter().chain(self.nodes.iter().map(Server::url)).collect();
         NatsConfig { servers, replicas: 3, timeout: Duration::from_secs(3), ..any_config() }
     }
 
@@ -128,5 +130,40 @@ async fn publishers_and_nodes_killed() {
         );
         assert_eq!(violations, Violations::default(), "{version}");
         assert!(seen.len() > 400, "{}", seen.len());
+    }
+}
+
+/// As an upgrade does it: every node in turn is told to drain, ends, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "what was measured, for who runs it")]
+async fn nodes_that_drain_one_after_the_other_lose_nothing() {
+    for version in versions() {
+        let mut cluster = Cluster::start(version);
+        assert_eq!(cluster.poll(&records(1000, 100), second(0)).await, 1000);
+        let mut poller = Poller::new(Nats::new(cluster.config()));
+        let stop = tokio_util::sync::CancellationToken::new();
+        let stopped = stop.clone();
+        let drains = tokio::task::spawn_blocking(move || {
+            for node in &mut cluster.nodes {
+                node.lame_duck();
+                node.restart();
+                // Until it has caught up: a second one may not be missing.
+                node.wait_until_healthy();
+            }
+            stopped.cancel();
+            cluster
+        });
+        let mut rounds = 0;
+        while !stop.is_cancelled() {
+            rounds += 1;
+            poller.poll(&records(1000, 100 + rounds), second(rounds)).await;
+        }
+        let cluster = drains.await.unwrap();
+        assert_eq!(cluster.poll(&records(1000, 100 + rounds), second(rounds + 1)).await, 0);
+        let seen = consume(&cluster.nodes[0]).await;
+        println!("{version}: three nodes drained in turn: {rounds} polls of 1000 events");
+        assert_eq!(judge(&seen).0, Violations::default(), "{version}");
+        assert_eq!(seen.len(), 1000 * (1 + usize::try_from(rounds).unwrap()), "{version}");
+        assert!(rounds > 3, "{rounds}");
     }
 }

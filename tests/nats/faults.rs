@@ -48,6 +48,53 @@ async fn lost_acknowledgements_are_looked_up_and_never_sent_twice() {
     }
 }
 
+/// A server whose acknowledgements take their time: all of them are waited for, and no more than
+/// `max_in_flight` events are under way without one.
+#[tokio::test]
+async fn slow_acknowledgements_are_waited_for_with_bounded_flight() {
+    let server = Server::start(newest());
+    let proxy = Proxy::before(server.port).await;
+    let mut config = server.config();
+    config.servers = vec![proxy.url()];
+    config.timeout = Duration::from_secs(60);
+    let mut poller = Poller::new(Nats::new(config));
+    poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
+    proxy.delay(Duration::from_millis(20));
+    let deliveries = poller.attempt(&records(5000, 100), second(1)).await.unwrap();
+    assert_eq!(deliveries.len(), 5000);
+    assert_eq!(proxy.most_in_flight(), 1000);
+    let seen = consume(&server).await;
+    assert_eq!((judge(&seen).0, seen.len()), (Violations::default(), 5001));
+}
+
+/// Acknowledgements that come later than is waited for: nothing is sent twice.
+#[tokio::test]
+async fn acknowledgements_that_come_too_late_are_looked_up() {
+    for version in versions() {
+        let server = Server::start(version);
+        let proxy = Proxy::before(server.port).await;
+        let mut config = server.config();
+        config.servers = vec![proxy.url()];
+        config.timeout = Duration::from_secs(1);
+        let mut poller = Poller::new(Nats::new(config));
+        poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
+        let mut late = 0;
+        for round in 1..=3 {
+            let batch = records(3000, 100 + round);
+            let state = poller.recover().await.unwrap();
+            proxy.delay(Duration::from_millis(100));
+            late += usize::from(poller.publish(&batch, second(round), state).await.is_err());
+            proxy.delay(Duration::ZERO);
+            poller.ledger.clear();
+            poller.poll(&batch, second(round)).await;
+        }
+        assert!(late > 0, "{version}: every acknowledgement came in time");
+        assert!(proxy.most_in_flight() <= 1000, "{version}: {}", proxy.most_in_flight());
+        let seen = consume(&server).await;
+        assert_eq!((judge(&seen).0, seen.len()), (Violations::default(), 9001), "{version}");
+    }
+}
+
 /// The program with this `[nats]` table, against a simulated AWS that counts what is paid.
 async fn once(nats: &str, arguments: &[&str]) -> (Output, u64) {
     let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();

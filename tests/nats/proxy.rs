@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,30 @@ struct Shared {
     delay_millis: AtomicU64,
     /// Bytes of the server's that got through.
     passed: AtomicU64,
+    /// Events on their way that no acknowledgement has got through for, now and at most.
+    in_flight: AtomicI64,
+    most_in_flight: AtomicI64,
+}
+
+/// Occurrences of a text in a stream that comes in pieces.
+struct Counter {
+    text: &'static [u8],
+    rest: Vec<u8>,
+}
+
+impl Counter {
+    const fn of(text: &'static [u8]) -> Self {
+        Self { text, rest: Vec::new() }
+    }
+
+    fn count(&mut self, piece: &[u8]) -> i64 {
+        self.rest.extend_from_slice(piece);
+        let found = self.rest.windows(self.text.len()).filter(|window| *window == self.text).count();
+        // What may be the beginning of another one; too short to hold one already counted.
+        let keep = self.rest.len().saturating_sub(self.text.len() - 1);
+        self.rest.drain(..keep);
+        i64::try_from(found).unwrap()
+    }
 }
 
 impl Proxy {
@@ -47,11 +71,10 @@ impl Proxy {
                 let (shared, mut cut) = (Arc::clone(&of_all), watch.clone());
                 cut.mark_unchanged();
                 tokio::spawn(async move {
-                    let (mut from_client, to_client) = client.into_split();
-                    let (from_server, mut to_server) = server.into_split();
-                    let up = tokio::io::copy(&mut from_client, &mut to_server);
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
                     tokio::select! {
-                        _ = up => {}
+                        () = shared.up(from_client, to_server) => {}
                         () = shared.down(from_server, to_client) => {}
                         _ = cut.changed() => {}
                     }
@@ -82,6 +105,11 @@ impl Proxy {
         self.shared.delay_millis.store(u64::try_from(by.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
+    /// How many events were at most on their way without an acknowledgement.
+    pub(crate) fn most_in_flight(&self) -> i64 {
+        self.shared.most_in_flight.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the server's that got through so far.
     pub(crate) fn passed(&self) -> u64 {
         self.shared.passed.load(Ordering::Relaxed)
@@ -89,8 +117,20 @@ impl Proxy {
 }
 
 impl Shared {
+    async fn up(&self, mut from_client: OwnedReadHalf, mut to_server: OwnedWriteHalf) {
+        let (mut buffer, mut events) = ([0; 16_384], Counter::of(b"HPUB aws.cost."));
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            let events = events.count(&buffer[..count]);
+            let now = self.in_flight.fetch_add(events, Ordering::Relaxed) + events;
+            self.most_in_flight.fetch_max(now, Ordering::Relaxed);
+            if to_server.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn down(&self, mut from_server: OwnedReadHalf, mut to_client: OwnedWriteHalf) {
-        let mut buffer = [0; 2048];
+        let (mut buffer, mut acknowledgements) = ([0; 2048], Counter::of(b"\"stream\":\"BILLING\""));
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
             let pass = !self.deaf.load(Ordering::Relaxed)
                 || self
@@ -104,6 +144,8 @@ impl Shared {
             if delay > 0 {
                 tokio::time::sleep(Duration::from_millis(delay)).await;
             }
+            // Counted before it is let go: the client may answer at once.
+            self.in_flight.fetch_sub(acknowledgements.count(&buffer[..count]), Ordering::Relaxed);
             if to_client.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
