@@ -8,6 +8,7 @@ mod claims;
 mod cluster;
 mod faults;
 mod history;
+mod limits;
 mod login;
 mod proxy;
 mod publish;

@@ -5,7 +5,7 @@
 //! | acknowledged | stored at that sequence, which is the key's state | |
 //! | duplicate, wrong last sequence, id in process, no responders, none in time | no telling | the subject's last message is read from the leader |
 //! | ... it is this event | stored | |
-//! | ... it is older than what the event was decided over | the stream lost messages | `Regressed` |
+//! | ... it is older than what the event was decided over, or there is no stream | messages were lost | `Regressed` |
 //! | ... it is what the event was decided over, and the answer was "duplicate" | the id outlived its message | published without an id |
 //! | ... anything else | a rival was here, or nothing was stored | `Conflict`: recover, decide again |
 //! | too large | refused for ever, this event alone | |
@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
-    client::{JetStream, publish_refusal, refusal, said},
+    client::{JetStream, publish_refusal, refusal},
     stored,
 };
 use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
@@ -160,11 +160,13 @@ impl Publisher<'_> {
         let doubt = |why: String| Fate::Doubt { duplicate: false, why };
         if let Some(refused) = publish_refusal(&error) {
             return match refused.error_code() {
-                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Fate::Refused(said(refused)),
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+                    Fate::Refused(refused.to_string())
+                }
                 // 10164: the wrong last sequence of newer servers, in other words.
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE
                 | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
-                | ErrorCode(10164) => doubt(said(refused)),
+                | ErrorCode(10164) => doubt(refused.to_string()),
                 _ => Fate::Failed(refusal("could not publish", refused)),
             };
         }
@@ -199,7 +201,7 @@ impl Publisher<'_> {
             match fate {
                 Ok(Some(fate)) => fates[index] = fate,
                 Ok(None) => {}
-                Err(error) if error.kind == Kind::Rejected => {
+                Err(error) if matches!(error.kind, Kind::Rejected | Kind::Regressed) => {
                     fates[index] = Fate::Failed(error);
                     return;
                 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{
     Message,
     consumer::{DeliverPolicy, pull},
-    stream::Stream,
+    stream::{ConsumerErrorKind, Stream},
 };
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::client::JetStream;
+use super::client::{JetStream, refusal};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// How often a long read says how far it is.
@@ -50,7 +50,10 @@ pub(super) async fn read(
         .context
         .create_consumer_on_stream(config, name)
         .await
-        .map_err(|error| js.silence(&what(), &error))?;
+        .map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(refused) => refusal(&what(), &refused),
+            _ => js.silence(&what(), &error),
+        })?;
     let mut messages = consumer.messages().await.map_err(|error| js.silence(&what(), &error))?;
     let (started, mut said, mut count) = (Instant::now(), Instant::now(), 0_u64);
     loop {

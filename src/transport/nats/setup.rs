@@ -87,8 +87,11 @@ impl Nats {
                 TransportError::new(Kind::Unavailable, format!("stream `{name}` was just created otherwise")),
             ),
             Err(Failure::Refused(error)) => {
-                Err(refusal(&format!("could not create stream `{name}`"), &error)
-                    .with_hint(command(&self.config)))
+                let refused = refusal(&format!("could not create stream `{name}`"), &error);
+                Err(match refused.hint {
+                    Some(_) => refused,
+                    None => refused.with_hint(command(&self.config)),
+                })
             }
         }
     }
