@@ -7,7 +7,7 @@ use std::{
 
 use amazon_billing_source::{
     config::NatsConfig,
-    transport::{Transport as _, nats::Nats},
+    transport::{Transport as _, TransportErrorKind, nats::Nats},
 };
 use async_nats::jetstream;
 
@@ -64,6 +64,67 @@ impl Cluster {
     }
 }
 
+/// Servers answer a publish that is stored already in two ways, by version and number of nodes. All
+/// of them come to: stored, at the place it has. A rival's is a conflict, whatever it is called.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "what was measured, for who runs it")]
+async fn a_publish_that_is_stored_already_is_found_and_a_rivals_is_a_conflict() {
+    for version in versions() {
+        let cluster = Cluster::start(version);
+        let one = Server::start(version);
+        for (nodes, config, node) in [(1, one.config(), &one), (3, cluster.config(), &cluster.nodes[0])] {
+            let batch = records(200, 100);
+            let mut poller = Poller::new(Nats::new(config.clone()));
+            let state = patiently(&mut poller).await;
+            let first = poller.publish(&batch, second(0), state.clone()).await.unwrap();
+            // The ledger knows nothing of it: the same events, expected over the same sequences.
+            let again = poller.publish(&batch, second(0), state.clone()).await.unwrap();
+            assert_eq!(first, again, "{version}, {nodes} nodes");
+            assert_eq!(consume(node).await.len(), 200, "{version}, {nodes} nodes");
+
+            // Which of the two answers it was.
+            let seen = consume(node).await.remove(0);
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", seen.event["id"].as_str().unwrap());
+            headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+            let js = node.jetstream().await;
+            let sent = js.publish_with_headers(seen.subject.clone(), headers, "{}".into()).await.unwrap();
+            let answer = sent.await.map(|ack| ack.duplicate).map_err(|error| error.to_string());
+            println!("{version}, {nodes} nodes: a stored publish repeated: {answer:?}");
+
+            let error = poller.publish(&records(200, 200), second(1), state.clone()).await.unwrap_err();
+            assert_eq!(error.kind, TransportErrorKind::Conflict, "{version}, {nodes} nodes: {error}");
+            assert_eq!(poller.poll(&records(200, 200), second(1)).await, 200);
+            // Of two at once over the same view, each key takes one.
+            let mut rival = Poller::new(Nats::new(config.clone()));
+            let (own, theirs) = (poller.recover().await.unwrap(), rival.recover().await.unwrap());
+            let (cheap, dear) = (records(200, 300), records(200, 400));
+            let (one, other) = tokio::join!(
+                poller.publish(&cheap, second(2), own),
+                rival.publish(&dear, second(2), theirs)
+            );
+            for result in [one, other] {
+                let kind = result.err().map(|error| error.kind);
+                assert!(kind.is_none_or(|kind| kind == TransportErrorKind::Conflict), "{version} {kind:?}");
+            }
+            poller.poll(&records(200, 500), second(3)).await;
+            assert_eq!(judge(&consume(node).await).0, Violations::default(), "{version}, {nodes} nodes");
+        }
+    }
+}
+
+/// As soon as the cluster lets it.
+async fn patiently(poller: &mut Poller) -> amazon_billing_source::dedup::ConnectionState {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        match poller.recover().await {
+            Ok(state) => return state,
+            Err(error) => assert!(Instant::now() < deadline, "{:?} {error}", error.kind),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_leader_that_steps_down_under_way_loses_nothing() {
     let cluster = Cluster::start(newest());
@@ -101,7 +162,7 @@ async fn a_leader_that_steps_down_under_way_loses_nothing() {
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "what was measured, for who runs it")]
 async fn publishers_and_nodes_killed() {
-    for version in [versions()[0], newest()] {
+    for version in versions() {
         let mut cluster = Cluster::start(version);
         cluster.poll(&answer(now()), whole(now())).await;
         let ports = cluster.ports();

@@ -279,6 +279,16 @@ impl Poller {
         observed_at: Timestamp,
         connection: ConnectionState,
     ) -> Result<Vec<Delivery>, TransportError> {
+        self.nats.publish(self.batch(records, observed_at, connection)).await
+    }
+
+    /// What would be published.
+    pub(crate) fn batch(
+        &self,
+        records: &[CostRecord],
+        observed_at: Timestamp,
+        connection: ConnectionState,
+    ) -> Batch {
         let scope = self.factory.scope().id();
         let mut changes = Vec::new();
         for record in records {
@@ -296,8 +306,7 @@ impl Poller {
                 Outgoing::of(&self.factory, change, &names).over(expected)
             })
             .collect();
-        let batch = Batch { scope, recovered_to: self.ledger.recovered_to(), events, connection };
-        self.nats.publish(batch).await
+        Batch { scope, recovered_to: self.ledger.recovered_to(), events, connection }
     }
 
     /// Until nothing is in doubt, as a cycle does it; how many events the last attempt stored.

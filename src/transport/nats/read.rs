@@ -57,9 +57,9 @@ pub(super) async fn read(
     let mut messages = consumer.messages().await.map_err(|error| js.silence(&what(), &error))?;
     let (started, mut said, mut count) = (Instant::now(), Instant::now(), 0_u64);
     loop {
-        let next = timeout(silence, messages.next()).await.map_err(|_| {
-            let what = format!("{}: no message for {silence:?}, its end {end} was not reached", what());
-            TransportError::new(Kind::Unavailable, what)
+        let next = timeout(silence, messages.next()).await.map_err(|elapsed| {
+            let what = format!("{} up to message {end}, nothing came for {silence:?}", what());
+            js.silence(&what, &elapsed)
         })?;
         let message = match next {
             Some(Ok(message)) => message,

@@ -141,8 +141,12 @@ impl Nats {
         layout::fatal(&self.config, &findings)?;
         let got = &info["config"];
         facts.push(format!(
-            "stream `{}` takes `{}.>`, {} messages, {} replicas",
-            self.config.stream, self.config.subject_prefix, info["state"]["messages"], got["num_replicas"]
+            "stream `{}` takes `{}.>`, {} messages, {} {}",
+            self.config.stream,
+            self.config.subject_prefix,
+            info["state"]["messages"],
+            got["num_replicas"],
+            if got["num_replicas"] == 1 { "replica" } else { "replicas" },
         ));
         facts.extend(findings.iter().map(|finding| format!("warning: {}", finding.text)));
         let command = layout::edit_command(&self.config, &findings);
