@@ -142,7 +142,7 @@ async fn the_program_publishes_once_on_every_version() {
         let (output, paid) = once(&table, &["check", "--connect"]).await;
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && paid == 0, "{said}");
-        for fact in [version, "`aws.cost.>`", "holds 1 connections", "may publish"] {
+        for fact in [version, "`aws.cost.>`", "holds 1 connection", "may publish"] {
             assert!(said.contains(fact), "{fact}: {said}");
         }
         let (output, _) = once(&table, &["plan", "--actual"]).await;

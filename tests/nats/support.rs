@@ -171,7 +171,7 @@ pub(crate) fn any_config() -> NatsConfig {
         content_mode: ContentMode::Structured,
         create_stream: true,
         replicas: 1,
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
         max_in_flight: 1000,
         login: NatsLogin::Nobody,
         tls: NatsTls::default(),

@@ -159,7 +159,8 @@ impl Nats {
             );
         }
         let connections = self.every_connection().await?.len();
-        facts.push(format!("bucket `{}` holds {connections} connections", self.config.bucket));
+        let noun = if connections == 1 { "connection" } else { "connections" };
+        facts.push(format!("bucket `{}` holds {connections} {noun}", self.config.bucket));
         self.may_publish(js).await?;
         facts.push(format!("the user may publish to `{}.>`", self.config.subject_prefix));
         Ok(facts)
