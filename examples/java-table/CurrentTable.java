@@ -4,10 +4,9 @@
 //     java -cp 'lib/*' CurrentTable.java [SERVERS] [TOPIC]   # localhost:9092 amazon-billing
 //
 // The table is the compacted topic TOPIC-current, keyed by partitionkey; read it committed.
-// Position,
-// highest revisions and table move in one transaction, so that the table is right whatever is
-// killed
-// when. Several processes share the partitions and take over from each other. Ctrl-C ends it.
+// Position, highest revisions and table move in one transaction: whatever is killed when, the
+// table is right. Several processes share the partitions and take over from each other, from a
+// killed one after 45 seconds. Ctrl-C ends it.
 
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;

@@ -447,3 +447,17 @@ async fn disturb_stream(js: &jetstream::Context, stream: &jetstream::stream::Str
     }
     js.publish("amazon.billing.x", "dear diary".into()).await.unwrap().await.unwrap();
 }
+
+/// Short enough to be read as a whole.
+#[test]
+fn each_example_has_less_than_a_hundred_lines() {
+    for example in [
+        "python-spend/spend.py",
+        "javascript-alert/alert.js",
+        "java-table/CurrentTable.java",
+        "go-workers/main.go",
+    ] {
+        let text = std::fs::read_to_string(setup::repository("examples").join(example)).unwrap();
+        assert!(text.lines().count() < 100, "{example}");
+    }
+}
