@@ -1,11 +1,8 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
-    time::Instant,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
+use hashbrown::HashMap;
 use jiff::Timestamp;
 use tracing::{error, trace, warn};
 use uuid::Uuid;
@@ -363,9 +360,11 @@ fn classify_page<'p>(
     let observed_at = page.observed_at;
     let mut changes = Vec::new();
     let mut by_key: HashMap<_, &CostRecord> = HashMap::new();
+    let mut found = None;
     for record in &page.records {
         let key = record.key();
-        let row = ledger.find(&key);
+        let row = ledger.find_after(found, &key);
+        found = row.or(found);
         let previous = row.map(|row| ledger.get(row));
         let listed_before = !sightings.note(record.period, row);
         let same = match by_key.get(&(key.period, key.service, key.group)) {
