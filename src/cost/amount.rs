@@ -47,7 +47,7 @@ impl Amount {
 
     /// Whether the value is another's, which is nearly always to be seen without any arithmetic.
     pub fn has_value(&self, value: Decimal) -> bool {
-        let same_digits = self.value.scale() == value.scale() && self.value.mantissa() == value.mantissa();
+        let same_digits = self.value.serialize() == value.serialize();
         same_digits || self.value == value
     }
 

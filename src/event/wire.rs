@@ -219,11 +219,12 @@ fn put_name(json: &mut Vec<u8>, name: &str) {
 
 /// A JSON string. Nearly no text has anything to escape, and to see that is ten times as fast as to
 /// escape it byte by byte.
-#[expect(clippy::needless_bitwise_bool, reason = "without a branch per byte, many are seen at once")]
 fn put_text(json: &mut Vec<u8>, text: &str) {
-    let plain =
-        text.bytes().fold(true, |plain, byte| plain & (byte >= 0x20 && byte != b'"' && byte != b'\\'));
-    if plain {
+    // Without a branch per byte, sixteen are looked at in one.
+    let escaped = text.bytes().fold(0, |escaped, byte| {
+        escaped | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    });
+    if escaped == 0 {
         json.push(b'"');
         json.extend_from_slice(text.as_bytes());
         json.push(b'"');
