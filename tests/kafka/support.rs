@@ -6,7 +6,7 @@ use std::{
 };
 
 use amazon_billing_source::{
-    config::{DeliveryMode, KafkaConfig, LostState},
+    config::{DeliveryMode, KafkaConfig, KafkaLogin, LostState},
     cost::{Amount, CostKey, CostMetric, Period, Scope},
     dedup::{Change, ChangeKind, ConnectionState, Ledger},
     event::{Binding, ContentMode, EventFactory, WireMessage, decode, structured_json},
@@ -35,6 +35,7 @@ pub fn config(broker: &Broker, name: &str) -> KafkaConfig {
         create_topics: true,
         state_partitions: 8,
         on_lost_state: LostState::Refuse,
+        login: KafkaLogin::Librdkafka,
         librdkafka: BTreeMap::new(),
     }
 }

@@ -208,10 +208,10 @@ impl Inner {
         match self.settings(topic) {
             Ok(settings) => Some(settings),
             Err(error) => {
-                report.facts.push(format!(
-                    "note: the settings of topic `{topic}` may not be read, so they were not checked ({error}); \
-                     grant DescribeConfigs"
-                ));
+                let grant = if self.clients.can_administer() { "; grant DescribeConfigs" } else { "" };
+                report
+                    .facts
+                    .push(format!("note: the settings of topic `{topic}` were not checked ({error}){grant}"));
                 None
             }
         }

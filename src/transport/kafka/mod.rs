@@ -12,9 +12,13 @@
 
 mod check;
 mod client;
+mod context;
+mod msk_iam;
+mod oauth;
 mod publish;
 mod reader;
 mod record;
+mod token;
 mod topics;
 mod view;
 
@@ -29,7 +33,8 @@ use rdkafka::{
     producer::{FutureProducer, Producer as _},
 };
 
-use client::{Clients, Complaint, REQUEST};
+use client::{Clients, REQUEST};
+use context::Context;
 use record::{EVENT_HEADER, Read, RecordKey, partition_of};
 use topics::Layout;
 use view::View;
@@ -48,13 +53,13 @@ struct Inner {
     config: KafkaConfig,
     clients: Clients,
     /// Topics and ends of logs.
-    uncommitted: BaseConsumer<Complaint>,
+    uncommitted: BaseConsumer<Context>,
     /// Consumers that are not reading anything, for the next one who does.
-    idle: Mutex<Vec<BaseConsumer<Complaint>>>,
+    idle: Mutex<Vec<BaseConsumer<Context>>>,
     view: Mutex<View>,
     layout: Mutex<Option<Layout>>,
     /// For at-least-once delivery; dropped after any failure.
-    idempotent: Mutex<Option<FutureProducer<Complaint>>>,
+    idempotent: Mutex<Option<FutureProducer<Context>>>,
     /// Negative control of the tests: neither fence nor proof.
     unfenced: bool,
 }
@@ -88,7 +93,7 @@ impl Kafka {
     }
 
     fn with(config: &KafkaConfig, unfenced: bool) -> Result<Self, TransportError> {
-        let clients = Clients::new(config);
+        let clients = Clients::new(config)?;
         let refused = |e: TransportError| {
             TransportError::new(Kind::Rejected, e.message).with_hint("see `[kafka.librdkafka]`")
         };

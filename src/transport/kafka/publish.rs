@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{Complaint, REQUEST, TRANSACTION, code, is_fenced, wait},
+    client::{REQUEST, TRANSACTION, code, is_fenced, wait},
+    context::Context,
     lock,
     record::{ConnectionRecord, EVENT_HEADER, RecordKey, partition_of},
     topics::Layout,
@@ -185,7 +186,7 @@ impl Inner {
         Ok(written)
     }
 
-    fn commit(&self, producer: &FutureProducer<Complaint>, deadline: Instant) -> Result<(), TransportError> {
+    fn commit(&self, producer: &FutureProducer<Context>, deadline: Instant) -> Result<(), TransportError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
             let error = match producer.commit_transaction(left) {
@@ -245,7 +246,7 @@ impl Inner {
     /// Events, then the keys' state, then the connection's; each acknowledged before the next.
     fn write(
         &self,
-        producer: &FutureProducer<Complaint>,
+        producer: &FutureProducer<Context>,
         batch: &mut Prepared,
         packing: Packing,
         deadline: Instant,
@@ -331,7 +332,7 @@ impl Inner {
 
 /// Queues a record; while the queue is full, waits.
 fn send<P: rdkafka::message::ToBytes + ?Sized>(
-    producer: &FutureProducer<Complaint>,
+    producer: &FutureProducer<Context>,
     mut record: FutureRecord<'_, str, P>,
     deadline: Instant,
 ) -> Result<DeliveryFuture, KafkaError> {

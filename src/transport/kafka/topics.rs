@@ -191,6 +191,10 @@ impl Inner {
     /// A topic's settings.
     pub(super) fn settings(&self, topic: &str) -> Result<ConfigResource, TransportError> {
         let what = format!("read the settings of topic `{topic}`");
+        if !self.clients.can_administer() {
+            let why = format!("could not {what}: librdkafka's client for it takes no tokens");
+            return Err(TransportError::new(Kind::Rejected, why));
+        }
         let admin = self.clients.admin()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let described = Handle::current()
