@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
     cost::{Granularity, midnight, utc_date},
-    dedup::{ConnectionState, Counts, Ledger},
+    dedup::{ConnectionState, Counts, Ledger, PollState},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
     telemetry::Metrics,
@@ -203,7 +203,8 @@ async fn poll<T: Transport>(
     shutdown: &CancellationToken,
 ) -> Result<(Outcome, Option<Timestamp>), TransportError> {
     let started = context.clock.now();
-    let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    let window_of = |state: &ConnectionState| window_of(granularity, started, context.poll, state);
+    let state = context.transport.recover_window(&context.factory.scope().id(), ledger, &window_of).await?;
     let due_at = state.due_at(granularity, context.poll.interval, started);
     if when == When::Due && due_at.is_some_and(|at| started < at) {
         return Ok((Outcome::NotDue, None));
@@ -211,13 +212,11 @@ async fn poll<T: Transport>(
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
         return Ok((Outcome::Claimed, None));
     }
-    let poll_state = state.poll(granularity);
-    let due = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
-    let missing = poll_state.missing.iter().filter_map(|row| Some(row.key()?.period));
-    let window = missing.min().map_or(due, |oldest| due.reaching(oldest));
+    let window = window_of(&state);
+    let pages = state.poll(granularity).pages;
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
-    if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
+    if let ControlFlow::Break(outcome) = poll.claim(pages.max(1)).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.
         let until = match outcome {
             Outcome::BudgetSpent { until, .. } => Some(until),
@@ -285,6 +284,20 @@ async fn poll<T: Transport>(
     report.counts += poll.counts();
     report.pages += poll.pages();
     Ok((outcome, retry_at))
+}
+
+/// What a poll that begins at `started` asks for: what is due, back to the oldest row that has to be
+/// looked at once more.
+fn window_of(
+    granularity: Granularity,
+    started: Timestamp,
+    poll: &PollConfig,
+    state: &ConnectionState,
+) -> Window {
+    let PollState { last_complete, missing, .. } = state.poll(granularity);
+    let due = Window::due(granularity, started, poll.settle_days, last_complete);
+    let missing = missing.iter().filter_map(|row| Some(row.key()?.period));
+    missing.min().map_or(due, |oldest| due.reaching(oldest))
 }
 
 /// What an operator should look at; a complete cycle says so once, at its end.

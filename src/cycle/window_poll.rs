@@ -275,7 +275,9 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     if error.kind == TransportErrorKind::Regressed {
                         self.ledger.clear();
                     }
-                    let state = self.context.transport.recover(&self.scope, self.ledger).await?;
+                    let window = self.window;
+                    let transport = self.context.transport;
+                    let state = transport.recover_window(&self.scope, self.ledger, &|_| window).await?;
                     if state.claim.as_ref().map(|claim| &claim.token)
                         != self.state.claim.as_ref().map(|claim| &claim.token)
                     {

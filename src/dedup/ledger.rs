@@ -24,6 +24,7 @@ pub struct Ledger {
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
     recovered_to: Option<u64>,
+    window: Option<Window>,
 }
 
 /// The place of a row in the ledger; valid until the ledger is cleared.
@@ -94,6 +95,26 @@ impl Ledger {
     /// Notes the proven end of the log, once everything before it was applied.
     pub const fn set_recovered_to(&mut self, end: u64) {
         self.recovered_to = Some(end);
+    }
+
+    /// Whether it has every key of a window, or every key there is for `None`.
+    pub fn reaches(&self, window: Option<&Window>) -> bool {
+        match (&self.window, window) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(held), Some(window)) => held.covers(window),
+        }
+    }
+
+    /// The periods it is limited to; `None`: every key there is.
+    pub const fn window(&self) -> Option<Window> {
+        self.window
+    }
+
+    /// Forgets everything and holds no more than a window from then on, which is for the transport
+    /// to keep to; `None` for everything.
+    pub fn begin(&mut self, window: Option<Window>) {
+        *self = Self { window, ..Self::new() };
     }
 
     /// Forgets everything: the next recovery reads the log from its beginning.

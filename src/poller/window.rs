@@ -65,6 +65,19 @@ impl Window {
         self.from <= period && period < self.until
     }
 
+    /// Whether every period of another window is one of this.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.granularity() == other.granularity() && self.from <= other.from && other.until <= self.until
+    }
+
+    /// The first day of every month the window touches, oldest first.
+    pub fn months(&self) -> impl Iterator<Item = Date> {
+        let (first, until) = (self.from.date().first_of_month(), self.until.hours());
+        (0..)
+            .map(move |months: i32| first.saturating_add(months.months()))
+            .take_while(move |month| Period::day(*month).hours() < until)
+    }
+
     /// `TimePeriod.Start` of the request, inclusive.
     pub fn aws_start(&self) -> String {
         self.from.aws_start()
@@ -179,6 +192,42 @@ mod tests {
         }
         let hourly = Window::due(Granularity::Hourly, at("2026-05-25T00:00:00Z"), 10, None);
         assert_eq!(hourly.reaching(Period::from_label("2026-03-31T05").unwrap()), hourly);
+    }
+
+    #[test]
+    fn a_window_covers_what_lies_within_it() {
+        let window = |from: &str, until: &str| Window {
+            from: Period::from_label(from).unwrap(),
+            until: Period::from_label(until).unwrap(),
+        };
+        let march = window("2026-03-01", "2026-04-01");
+        for (other, expected) in [
+            (march, true),
+            (window("2026-03-05", "2026-03-06"), true),
+            (window("2026-02-28", "2026-03-06"), false),
+            (window("2026-03-05", "2026-04-02"), false),
+            (window("2026-03-05T00", "2026-03-06T00"), false),
+        ] {
+            assert_eq!(march.covers(&other), expected, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_names_every_month_it_touches() {
+        for (from, until, expected) in [
+            ("2026-03-01", "2026-04-01", "2026-03-01"),
+            ("2026-03-01", "2026-04-02", "2026-03-01 2026-04-01"),
+            ("2025-12-31", "2026-02-01", "2025-12-01 2026-01-01"),
+            ("2026-02-20T05", "2026-03-01T00", "2026-02-01"),
+            ("2026-02-20T05", "2026-03-01T01", "2026-02-01 2026-03-01"),
+        ] {
+            let window = Window {
+                from: Period::from_label(from).unwrap(),
+                until: Period::from_label(until).unwrap(),
+            };
+            let months: Vec<_> = window.months().map(|month| month.to_string()).collect();
+            assert_eq!(months.join(" "), expected, "{from} {until}");
+        }
     }
 
     #[test]

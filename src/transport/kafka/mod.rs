@@ -279,11 +279,21 @@ impl Inner {
                  empty state topic and `kafka.on_lost_state = \"republish\"`"
             )));
         }
-        let empty = self.view().is_empty();
-        if empty && self.config.on_lost_state == LostState::Refuse && self.has_our_events(layout)? {
-            return Err(self.state_missing("is empty"));
+        if self.is_empty() && self.config.on_lost_state == LostState::Refuse && self.has_our_events(layout)? {
+            // Another process may have begun since: its claim was stored before its first event.
+            for partition in 0..layout.state_partitions {
+                self.scan(partition)?;
+            }
+            if self.is_empty() {
+                return Err(self.state_missing("is empty"));
+            }
         }
         Ok(())
+    }
+
+    /// Whether no connection's record is known.
+    fn is_empty(&self) -> bool {
+        self.view().is_empty()
     }
 
     fn state_missing(&self, how: &str) -> TransportError {

@@ -117,7 +117,12 @@ impl Inner {
         {
             let layout = Layout { event_partitions: events.partitions, state_partitions: 0, largest: None };
             if self.has_our_events(&layout)? {
-                return Err(self.state_missing("does not exist"));
+                // Another process may have created both topics, and published, since they were looked at.
+                let (events, state) = (self.find(&config.topic)?.0, self.find(&config.state_topic)?.0);
+                let (Some(events), Some(state)) = (events, state) else {
+                    return Err(self.state_missing("does not exist"));
+                };
+                return Ok((events, state));
             }
         }
         let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);

@@ -40,7 +40,9 @@ use tracing::{debug, info};
 use client::JetStream;
 use publish::{Item, Publisher};
 
-use super::{Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use super::{
+    Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind, WindowOf,
+};
 use crate::{
     config::NatsConfig,
     dedup::{ConnectionState, Ledger},
@@ -125,7 +127,46 @@ impl Nats {
         }
     }
 
-    /// Reads the scope's events into the ledger, up to the proven end.
+    /// Brings the ledger to the proven end of what a poll of `window` looks at, or of everything.
+    async fn bring(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        window: Option<WindowOf<'_>>,
+    ) -> Result<ConnectionState, TransportError> {
+        let js = self.js().await?;
+        let facts = stream_facts(&self.stream(js).await?);
+        let (revision, value, state) = self.connection(js, scope).await?;
+        if let Some(end) = ledger.recovered_to() {
+            let known = self.known(scope).unwrap_or_default();
+            if known.created != facts.created || facts.last < end {
+                let what = format!(
+                    "stream `{}` is not what it was: recreated, or it lost messages behind {}",
+                    self.config.stream, facts.last
+                );
+                self.scopes().remove(scope);
+                return Err(TransportError::new(Kind::Regressed, what)
+                    .with_hint("what is missing is published again by the next poll"));
+            }
+            if known.holes != facts.holes {
+                info!(
+                    stream = self.config.stream,
+                    "messages were removed from the stream; its state is read anew"
+                );
+                ledger.clear();
+            }
+        }
+        let window = window.map(|window_of| window_of(&state));
+        if ledger.recovered_to().is_none() || !ledger.reaches(window.as_ref()) {
+            ledger.begin(window);
+        }
+        self.read_events(js, scope, &facts, ledger).await?;
+        let StreamFacts { created, holes, .. } = facts;
+        self.scopes().insert(scope.to_owned(), Known { created, holes, revision, value });
+        Ok(state)
+    }
+
+    /// Reads the scope's events into the ledger, as far as that reaches.
     async fn read_events(
         &self,
         js: &JetStream,
@@ -136,18 +177,27 @@ impl Nats {
         let name = &self.config.stream;
         let prefix = &self.config.subject_prefix;
         let stream = js.stream(name).await?;
-        let filter = subject::filter(prefix, scope);
         let behind = ledger.recovered_to();
-        let read =
-            read::read(js, &stream, name, &filter, behind, self.config.timeout, |message, sequence| {
+        let window = ledger.window();
+        let filters = match &window {
+            None => vec![subject::filter(prefix, scope)],
+            Some(window) => subject::window_filters(prefix, scope, window),
+        };
+        for filter in &filters {
+            read::read(js, &stream, name, filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)? {
+                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)?
+                    && window.is_none_or(|window| window.contains(record.period))
+                {
                     ledger.apply_at(&record.key(), &record.statement, sequence);
                 }
                 Ok(())
-            });
-        let end = read.await?.unwrap_or(0);
-        ledger.set_recovered_to(end.max(facts.last));
+            })
+            .await?;
+        }
+        // No further than where the stream ended before the first filter was read: what came since
+        // is perhaps of a filter that had been read by then. It is read again and changes nothing.
+        ledger.set_recovered_to(facts.last);
         Ok(())
     }
 
@@ -199,32 +249,16 @@ impl Nats {
 
 impl Transport for Nats {
     async fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
-        let js = self.js().await?;
-        let facts = stream_facts(&self.stream(js).await?);
-        let (revision, value, state) = self.connection(js, scope).await?;
-        if let Some(end) = ledger.recovered_to() {
-            let known = self.known(scope).unwrap_or_default();
-            if known.created != facts.created || facts.last < end {
-                let what = format!(
-                    "stream `{}` is not what it was: recreated, or it lost messages behind {}",
-                    self.config.stream, facts.last
-                );
-                self.scopes().remove(scope);
-                return Err(TransportError::new(Kind::Regressed, what)
-                    .with_hint("what is missing is published again by the next poll"));
-            }
-            if known.holes != facts.holes {
-                info!(
-                    stream = self.config.stream,
-                    "messages were removed from the stream; its state is read anew"
-                );
-                ledger.clear();
-            }
-        }
-        self.read_events(js, scope, &facts, ledger).await?;
-        let StreamFacts { created, holes, .. } = facts;
-        self.scopes().insert(scope.to_owned(), Known { created, holes, revision, value });
-        Ok(state)
+        self.bring(scope, ledger, None).await
+    }
+
+    async fn recover_window(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        window: WindowOf<'_>,
+    ) -> Result<ConnectionState, TransportError> {
+        self.bring(scope, ledger, Some(window)).await
     }
 
     async fn peek(&self, scope: &str) -> Result<Option<ConnectionState>, TransportError> {
