@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Inner,
-    client::{REQUEST, TRANSACTION},
+    client::REQUEST,
     topics::{EVENT_PARTITIONS, Found, event_settings, state_settings},
 };
 use crate::{
@@ -228,10 +228,7 @@ impl Inner {
         }
         let id = self.transactional_id("check");
         let failed = |what: &str, e: &rdkafka::error::KafkaError| self.clients.error(what, e);
-        let producer = self.clients.transactional(&id, None, false)?;
-        producer
-            .init_transactions(TRANSACTION)
-            .map_err(|e| failed(&format!("begin with the transactional id `{id}`"), &e))?;
+        let producer = self.clients.fenced(&id, None, false)?;
         producer.begin_transaction().map_err(|e| failed("begin a transaction", &e))?;
         let topic = &self.config.state_topic;
         let record = FutureRecord::<str, str>::to(topic).partition(0).key("check").payload("aborted");

@@ -11,7 +11,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
     metadata::Metadata,
-    producer::FutureProducer,
+    producer::{FutureProducer, Producer as _},
 };
 use secrecy::ExposeSecret as _;
 use tokio::runtime::Handle;
@@ -87,6 +87,26 @@ impl Clients {
         let mut config = self.producer_base(largest, single);
         config.set("transactional.id", id).set("transaction.timeout.ms", TRANSACTION.as_millis().to_string());
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
+    }
+
+    /// The same, fenced: whatever an earlier instance left open is ended, whatever it still tries refused.
+    /// A wrong password ends the wait at once.
+    pub(super) fn fenced(
+        &self,
+        id: &str,
+        largest: Option<&str>,
+        single: bool,
+    ) -> Result<FutureProducer<Context>, TransportError> {
+        let producer = self.transactional(id, largest, single)?;
+        let deadline = Instant::now() + TRANSACTION;
+        loop {
+            let Err(error) = producer.init_transactions(Duration::from_secs(2)) else { return Ok(producer) };
+            let retriable = matches!(&error, KafkaError::Transaction(e) if e.is_retriable());
+            let hopeless = self.context.is_final() || self.context.no_token().is_some();
+            if !retriable || hopeless || Instant::now() >= deadline {
+                return Err(self.error(&format!("fence the transactional id `{id}`"), &error));
+            }
+        }
     }
 
     /// For at-least-once delivery.
@@ -209,6 +229,10 @@ impl Clients {
     pub(super) fn error(&self, what: &str, error: &KafkaError) -> TransportError {
         let (kind, hint) = classify(error);
         let servers = &self.config.bootstrap_servers;
+        if let Some(failure) = self.context.no_token().filter(|_| kind == Kind::Unavailable) {
+            let message = format!("could not {what} at `{servers}`: {failure}");
+            return TransportError { message, ..failure };
+        }
         let mut message = format!("could not {what} at `{servers}`: {error}");
         let complaint = self.context.complaint();
         if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable) {

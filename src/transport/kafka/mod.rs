@@ -18,6 +18,7 @@ mod oauth;
 mod publish;
 mod reader;
 mod record;
+mod spare;
 mod token;
 mod topics;
 mod view;
@@ -30,12 +31,13 @@ use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
     message::{BorrowedMessage, Headers as _},
-    producer::{FutureProducer, Producer as _},
+    producer::FutureProducer,
 };
 
-use client::{Clients, REQUEST};
+use client::Clients;
 use context::Context;
 use record::{EVENT_HEADER, Read, RecordKey, partition_of};
+use spare::Spares;
 use topics::Layout;
 use view::View;
 
@@ -58,6 +60,8 @@ struct Inner {
     idle: Mutex<Vec<BaseConsumer<Context>>>,
     view: Mutex<View>,
     layout: Mutex<Option<Layout>>,
+    /// For the next batch of a poll that is under way.
+    spares: Spares,
     /// For at-least-once delivery; dropped after any failure.
     idempotent: Mutex<Option<FutureProducer<Context>>>,
     /// Negative control of the tests: neither fence nor proof.
@@ -112,6 +116,7 @@ impl Kafka {
             idle: Mutex::new(vec![reader]),
             view: Mutex::default(),
             layout: Mutex::default(),
+            spares: Spares::default(),
             idempotent: Mutex::default(),
             unfenced,
         })))
@@ -175,6 +180,7 @@ impl Transport for Kafka {
 
     async fn close(&self) -> Result<(), TransportError> {
         self.blocking(|inner| {
+            inner.spares.clear();
             lock(&inner.idempotent).take();
             lock(&inner.idle).clear();
             Ok(())
@@ -377,12 +383,12 @@ impl Inner {
             return;
         }
         tracing::debug!(scope, "an open transaction is in the way");
-        let fenced =
-            self.clients.transactional(&self.transactional_id(scope), None, false).and_then(|producer| {
-                producer.init_transactions(REQUEST).map_err(|e| self.clients.error("fence", &e))
-            });
-        if let Err(error) = fenced {
-            tracing::debug!(scope, "{error}");
+        let id = self.transactional_id(scope);
+        // This fences a spare of our own as well.
+        drop(self.spares.take(&id));
+        match self.clients.fenced(&id, None, false) {
+            Ok(producer) => spare::let_go(producer),
+            Err(error) => tracing::debug!(scope, "{error}"),
         }
     }
 

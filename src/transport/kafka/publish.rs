@@ -3,10 +3,11 @@
 //! What cannot be told from the outcome is `Unknown`: the next recovery looks.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{Header, OwnedHeaders},
@@ -22,25 +23,46 @@ use super::{
     context::Context,
     lock,
     record::{ConnectionRecord, EVENT_HEADER, RecordKey, partition_of},
+    spare::let_go,
     topics::Layout,
 };
 use crate::{
     config::DeliveryMode,
-    event::{Binding, WireMessage, encode},
-    transport::{Batch, Delivery, StateRecord, TransportError, TransportErrorKind as Kind},
+    event::{Binding, ContentMode, Event, WireMessage, encode},
+    transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
 };
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
 
-/// A batch as bytes, with the events that were refused so far.
+/// A batch with the events that were refused so far.
 struct Prepared {
     scope: String,
     partition: i32,
     from: u64,
-    events: Vec<(WireMessage, StateRecord)>,
+    events: Vec<Entry>,
     connection: ConnectionRecord,
     refused: HashMap<usize, String>,
+    /// The poll goes on: it keeps its claim.
+    more: bool,
+}
+
+/// An event, encoded when it is first sent, and its key's state.
+struct Entry {
+    event: Option<Event>,
+    message: WireMessage,
+    record: StateRecord,
+}
+
+impl Entry {
+    fn message(&mut self, mode: ContentMode) -> Result<&WireMessage, TransportError> {
+        if let Some(event) = self.event.take() {
+            self.message = encode(event, Binding::Kafka, mode).map_err(|e| {
+                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
+            })?;
+        }
+        Ok(&self.message)
+    }
 }
 
 /// Why the records of a batch could not be written.
@@ -94,20 +116,19 @@ impl Inner {
     }
 
     fn prepare(&self, batch: Batch, layout: &Layout) -> Result<Prepared, TransportError> {
-        let mode = self.config.content_mode;
         let not_recovered = || {
             let message = format!("the ledger of `{}` was not read from this log", batch.scope);
             TransportError::new(Kind::Conflict, message)
         };
         let from = batch.recovered_to.filter(|_| self.view().is_current(&batch.scope));
         let from = from.ok_or_else(not_recovered)?;
-        let events = batch.events.into_iter().map(|outgoing| {
-            let message = encode(outgoing.event, Binding::Kafka, mode).map_err(|e| {
-                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-            })?;
-            Ok((message, outgoing.record))
+        let events = batch.events.into_iter().map(|Outgoing { event, record, .. }| Entry {
+            event: Some(event),
+            message: WireMessage::default(),
+            record,
         });
-        let events = events.collect::<Result<_, TransportError>>()?;
+        let events = events.collect();
+        let more = batch.connection.claim.is_some();
         let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
         let lineage = lineage.unwrap_or_else(|| Uuid::new_v4().to_string());
         Ok(Prepared {
@@ -117,6 +138,7 @@ impl Inner {
             from,
             events,
             refused: HashMap::new(),
+            more,
         })
     }
 
@@ -125,7 +147,16 @@ impl Inner {
         if self.unfenced {
             return Ok(());
         }
-        let from = self.view().unseen_from(&batch.scope, batch.from);
+        let (from, own) = self.view().unseen_from(&batch.scope, batch.from);
+        if own && self.config.delivery == DeliveryMode::ExactlyOnce {
+            // The marker of the own last transaction lies there, at its end or later, and a rival's record
+            // of this scope lies behind that: the fence of either waits for the marker.
+            let topic = &self.config.state_topic;
+            let (_, end) = self.clients.watermarks(&self.uncommitted, topic, batch.partition)?;
+            if end == from + 1 {
+                return Ok(());
+            }
+        }
         let conflict = |offset: u64| {
             let message = format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
             TransportError::new(Kind::Conflict, message)
@@ -164,25 +195,41 @@ impl Inner {
         packing: Packing,
     ) -> Result<Written, WriteError> {
         let id = self.transactional_id(&batch.scope);
-        let failed = |what: &str, error: &KafkaError| WriteError::Failed(self.clients.error(what, error));
         let largest = layout.largest.as_deref();
-        let producer = self
-            .clients
-            .transactional(&id, largest, packing == Packing::Single)
-            .map_err(WriteError::Failed)?;
-        producer
-            .init_transactions(TRANSACTION)
-            .map_err(|e| failed("fence the transactional id of this scope", &e))?;
+        let spare = self.spares.take(&id).filter(|_| packing == Packing::Many);
+        let producer = match spare {
+            Some(producer) => producer,
+            None => {
+                let single = packing == Packing::Single;
+                self.clients.fenced(&id, largest, single).map_err(WriteError::Failed)?
+            }
+        };
+        let written = self.in_one(&producer, batch, packing);
+        let_go(producer);
+        if written.is_ok() && batch.more {
+            self.spares.make(&self.clients, id, layout.largest.clone());
+        }
+        written
+    }
+
+    fn in_one(
+        &self,
+        producer: &FutureProducer<Context>,
+        batch: &mut Prepared,
+        packing: Packing,
+    ) -> Result<Written, WriteError> {
         self.prove_unchanged(batch).map_err(WriteError::Failed)?;
-        producer.begin_transaction().map_err(|e| failed("begin a transaction", &e))?;
+        producer
+            .begin_transaction()
+            .map_err(|e| WriteError::Failed(self.clients.error("begin a transaction", &e)))?;
         let deadline = Instant::now() + TRANSACTION;
-        let written = self.write(&producer, batch, packing, deadline).inspect_err(|_| {
+        let written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
             // Nothing of it will ever be seen: aborted now, or by the next fence, or by the broker.
             if let Err(error) = producer.abort_transaction(REQUEST) {
                 debug!(%error, "could not abort");
             }
         })?;
-        self.commit(&producer, deadline).map_err(WriteError::Failed)?;
+        self.commit(producer, deadline).map_err(WriteError::Failed)?;
         Ok(written)
     }
 
@@ -243,7 +290,7 @@ impl Inner {
         Err(TransportError::new(Kind::Rejected, message).with_hint("raise the topic's `max.message.bytes`"))
     }
 
-    /// Events, then the keys' state, then the connection's; each acknowledged before the next.
+    /// Events, each one's state once it is acknowledged, and the connection's after all of them.
     fn write(
         &self,
         producer: &FutureProducer<Context>,
@@ -252,48 +299,46 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
-        let topic = &*self.config.topic;
-        let mut pending = Vec::with_capacity(batch.events.len());
-        for (index, (message, _)) in batch.events.iter().enumerate() {
+        let mut flow = Flow {
+            publish: self,
+            producer,
+            deadline,
+            states: Vec::with_capacity(batch.events.len()),
+            places: Vec::with_capacity(batch.events.len()),
+            refused: Vec::new(),
+            failure: None,
+        };
+        let mut waiting = VecDeque::with_capacity(batch.events.len());
+        for index in 0..batch.events.len() {
             if batch.refused.contains_key(&index) {
                 continue;
             }
-            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            for (key, value) in &message.headers {
-                headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
-            }
-            let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
-            if let Some(key) = &message.key {
-                record = record.key(key);
-            }
-            match send(producer, record, deadline) {
-                Ok(delivery) => pending.push((index, delivery)),
+            let message =
+                batch.events[index].message(self.config.content_mode).map_err(WriteError::Failed)?;
+            match flow.event(message) {
+                Ok(delivery) => waiting.push_back((index, delivery)),
                 Err(error) if is_too_large(&error) => {
                     let reason = format!(
-                        "its record of {} bytes is larger than topic `{topic}` takes; raise `max.message.bytes`",
-                        message.payload.len()
+                        "its record of {} bytes is larger than topic `{}` takes; raise `max.message.bytes`",
+                        message.payload.len(),
+                        self.config.topic
                     );
                     batch.refused.insert(index, reason);
                 }
                 Err(error) => return Err(failed(&error)),
             }
-        }
-        let mut places = HashMap::with_capacity(pending.len());
-        let mut refused = Vec::new();
-        let mut failure = None;
-        for (index, delivery) in pending {
-            match delivered(delivery, deadline) {
-                Ok(place) => {
-                    places.insert(index, place);
-                }
-                Err(error) if is_too_large(&error) => {
-                    let reason =
-                        format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
-                    refused.push((index, reason));
-                }
-                Err(error) => failure = failure.or(Some(error)),
+            // What is acknowledged by now; the broker works while this thread encodes.
+            while let Some((index, delivery)) = waiting.front_mut()
+                && let Some(outcome) = delivery.now_or_never()
+            {
+                flow.delivered(batch, *index, place(outcome));
+                waiting.pop_front();
             }
         }
+        for (index, delivery) in waiting {
+            flow.delivered(batch, index, delivered(delivery, deadline));
+        }
+        let Flow { mut states, places, mut refused, failure, .. } = flow;
         if !refused.is_empty() {
             if packing == Packing::Many {
                 refused.clear();
@@ -303,30 +348,89 @@ impl Inner {
         if let Some(error) = failure {
             return Err(failed(&error));
         }
-
+        if self.config.delivery == DeliveryMode::AtLeastOnce {
+            // Without a transaction only the order says that the keys' state is complete.
+            for delivery in states.drain(..) {
+                delivered(delivery, deadline).map_err(|e| failed(&e))?;
+            }
+        }
         let topic = &*self.config.state_topic;
-        let mut pending = Vec::with_capacity(places.len());
-        for (index, (_, record)) in batch.events.iter().enumerate() {
-            let Some((partition, offset)) = places.get(&index) else { continue };
-            let place = format!("{partition}/{offset}");
-            let headers = OwnedHeaders::new_with_capacity(1)
-                .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
-            let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
-            let record = FutureRecord::<str, str>::to(topic)
-                .partition(batch.partition)
-                .key(&key)
-                .payload(&value)
-                .headers(headers);
-            pending.push(send(producer, record, deadline).map_err(|e| failed(&e))?);
-        }
-        for delivery in pending {
-            delivered(delivery, deadline).map_err(|e| failed(&e))?;
-        }
         let (key, value) = (RecordKey::connection(&batch.scope).to_json(), batch.connection.to_json());
         let record = FutureRecord::<str, str>::to(topic).partition(batch.partition).key(&key).payload(&value);
-        let delivery = send(producer, record, deadline).map_err(|e| failed(&e))?;
-        let (_, offset) = delivered(delivery, deadline).map_err(|e| failed(&e))?;
-        Ok(Written { places: places.into_values().collect(), end: offset + 1 })
+        let connection = send(producer, record, deadline).map_err(|e| failed(&e))?;
+        for delivery in states {
+            delivered(delivery, deadline).map_err(|e| failed(&e))?;
+        }
+        let (_, offset) = delivered(connection, deadline).map_err(|e| failed(&e))?;
+        Ok(Written { places, end: offset + 1 })
+    }
+}
+
+/// The records of a batch on their way.
+struct Flow<'a> {
+    publish: &'a Inner,
+    producer: &'a FutureProducer<Context>,
+    deadline: Instant,
+    states: Vec<DeliveryFuture>,
+    /// Of the events that are acknowledged.
+    places: Vec<(i32, u64)>,
+    refused: Vec<(usize, String)>,
+    failure: Option<KafkaError>,
+}
+
+impl Flow<'_> {
+    fn event(&self, message: &WireMessage) -> Result<DeliveryFuture, KafkaError> {
+        let topic = &*self.publish.config.topic;
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (key, value) in &message.headers {
+            headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
+        }
+        let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
+        if let Some(key) = &message.key {
+            record = record.key(key);
+        }
+        send(self.producer, record, self.deadline)
+    }
+
+    /// An event has its place, so its state can follow; or the batch has failed.
+    fn delivered(&mut self, batch: &Prepared, index: usize, outcome: Result<(i32, u64), KafkaError>) {
+        match outcome {
+            Ok(place) => {
+                self.places.push(place);
+                if self.failure.is_none() && self.refused.is_empty() {
+                    match self.state(batch, index, place) {
+                        Ok(delivery) => self.states.push(delivery),
+                        Err(error) => self.failure = Some(error),
+                    }
+                }
+            }
+            Err(error) if is_too_large(&error) => {
+                let topic = &self.publish.config.topic;
+                let reason =
+                    format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
+                self.refused.push((index, reason));
+            }
+            Err(error) => self.failure = self.failure.take().or(Some(error)),
+        }
+    }
+
+    fn state(
+        &self,
+        batch: &Prepared,
+        index: usize,
+        (partition, offset): (i32, u64),
+    ) -> Result<DeliveryFuture, KafkaError> {
+        let record = &batch.events[index].record;
+        let place = format!("{partition}/{offset}");
+        let headers = OwnedHeaders::new_with_capacity(1)
+            .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
+        let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
+        let record = FutureRecord::<str, str>::to(&self.publish.config.state_topic)
+            .partition(batch.partition)
+            .key(&key)
+            .payload(&value)
+            .headers(headers);
+        send(self.producer, record, self.deadline)
     }
 }
 
@@ -352,10 +456,16 @@ fn send<P: rdkafka::message::ToBytes + ?Sized>(
 fn delivered(delivery: DeliveryFuture, deadline: Instant) -> Result<(i32, u64), KafkaError> {
     let until = tokio::time::Instant::from_std(deadline);
     match Handle::current().block_on(async { tokio::time::timeout_at(until, delivery).await }) {
-        Ok(Ok(Ok(place))) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
-        Ok(Ok(Err((error, _)))) => Err(error),
-        Ok(Err(_)) => Err(KafkaError::Canceled),
+        Ok(outcome) => place(outcome),
         Err(_) => Err(KafkaError::MessageProduction(Code::MessageTimedOut)),
+    }
+}
+
+fn place(outcome: <DeliveryFuture as Future>::Output) -> Result<(i32, u64), KafkaError> {
+    match outcome {
+        Ok(Ok(place)) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
+        Ok(Err((error, _))) => Err(error),
+        Err(_) => Err(KafkaError::Canceled),
     }
 }
 
