@@ -17,6 +17,16 @@ pub struct Broker {
     pub port: u16,
     folder: PathBuf,
     child: Child,
+    jvm: Jvm,
+}
+
+/// What a broker's Java is told beside the usual.
+#[derive(Clone, Default)]
+pub struct Jvm {
+    /// Such as `-Dname=value`.
+    pub options: Vec<String>,
+    /// A folder of further classes.
+    pub classes: Option<PathBuf>,
 }
 
 impl Broker {
@@ -29,12 +39,14 @@ impl Broker {
     /// A broker of the caller's own, with further lines for its `server.properties`, in which `{port}`
     /// and `{controller}` stand for its ports, and further arguments for formatting its storage.
     pub fn start(more: &str, format: &[&str]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = target().join(format!("brokers/run-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        Self::start_with(more, format, Jvm::default(), None)
+    }
+
+    /// The same, with a Java told more, and its data in another place than the build folder.
+    pub fn start_with(more: &str, format: &[&str], jvm: Jvm, data: Option<&Path>) -> Self {
+        let folder = folder();
         let (port, controller) = (free_port(), free_port());
-        let data = folder.join("data");
+        let data = data.map_or_else(|| folder.join("data"), Path::to_path_buf);
         let mut properties = format!(
             "process.roles=broker,controller
 node.id=1
@@ -69,8 +81,8 @@ auto.create.topics.enable=true
             .output()
             .unwrap();
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
-        let child = run(&file, &folder);
-        let broker = Self { port, folder, child };
+        let child = run(&file, &folder, &jvm);
+        let broker = Self { port, folder, child, jvm };
         broker.wait();
         broker
     }
@@ -83,8 +95,18 @@ auto.create.topics.enable=true
 
     /// Starts it again on its data.
     pub fn restart(&mut self) {
-        self.child = run(&self.folder.join("server.properties"), &self.folder);
+        self.child = run(&self.folder.join("server.properties"), &self.folder, &self.jvm);
         self.wait();
+    }
+
+    /// What the broker wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Whether its process has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_err()
     }
 
     pub fn servers(&self) -> String {
@@ -109,9 +131,9 @@ impl Drop for Broker {
 }
 
 /// The broker, and beside it a shell that kills it once this process is gone: its end closes the pipe.
-fn run(properties: &Path, folder: &Path) -> Child {
+pub fn run(properties: &Path, folder: &Path, jvm: &Jvm) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut java = java();
+    let mut java = java_with(jvm);
     java.arg("kafka.Kafka").arg(properties);
     Command::new("sh")
         .args(["-c", "\"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", "sh"])
@@ -126,11 +148,34 @@ fn run(properties: &Path, folder: &Path) -> Child {
 
 /// Java with the broker's jars, which `tests/brokers/fetch` puts there.
 pub fn java() -> Command {
+    java_with(&Jvm::default())
+}
+
+fn java_with(jvm: &Jvm) -> Command {
+    let mut classpath = jars().into_os_string();
+    if let Some(classes) = &jvm.classes {
+        classpath.push(":");
+        classpath.push(classes);
+    }
+    let mut java = Command::new("java");
+    java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1"]).args(&jvm.options).arg("-cp").arg(classpath);
+    java
+}
+
+/// The broker's jars, as a class path takes them.
+pub fn jars() -> PathBuf {
     let jars = target().join("brokers/kafka-4.3.0/lib");
     assert!(jars.is_dir(), "no Apache Kafka in {}: run `bash tests/brokers/fetch`", jars.display());
-    let mut java = Command::new("java");
-    java.args(["-Xmx512m", "-cp"]).arg(jars.join("*"));
-    java
+    jars.join("*")
+}
+
+/// A new folder for a broker.
+pub fn folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = target().join(format!("brokers/run-{}-{number}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 pub fn target() -> PathBuf {

@@ -15,6 +15,7 @@ mod check;
 mod contract;
 mod security;
 mod support;
+mod tokens;
 
 use std::time::Duration;
 

@@ -155,6 +155,10 @@ impl Clients {
         topic: &str,
     ) -> Result<Metadata, TransportError> {
         let deadline = Instant::now() + REQUEST;
+        if self.context.uses_tokens() {
+            // While a client was idle its token ended, and with it a connection; now it gets another.
+            self.context.forget();
+        }
         loop {
             self.attend(client)?;
             let slice = Duration::from_secs(1);
@@ -193,6 +197,11 @@ impl Clients {
                 Err(TransportError { message, ..failure })
             }
         }
+    }
+
+    /// Nothing more will be asked of the brokers.
+    pub(super) fn close(&self) {
+        self.context.close();
     }
 
     /// Whether topics can be created and their settings read: librdkafka's binding gives no token to the

@@ -48,6 +48,13 @@ impl Context {
         self.tokens.as_ref().and_then(|tokens| tokens.failure())
     }
 
+    /// No client asks for a token from now on.
+    pub(super) fn close(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.close();
+        }
+    }
+
     pub(super) const fn uses_tokens(&self) -> bool {
         self.tokens.is_some()
     }
@@ -113,12 +120,18 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn of(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
-        if text.contains("broker transport failure") {
-            // A connection that was closed in the middle of its handshake: nothing was refused.
+        let contains = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        if contains(&["broker transport failure", "not valid in current sasl state"]) {
+            // A connection that was closed in the middle of its handshake, or whose token ended just
+            // then: nothing was refused.
             return None;
         }
-        let contains = |words: &[&str]| words.iter().any(|words| text.contains(words));
-        if contains(&["certificate verify failed", "broker certificate could not be verified"]) {
+        if contains(&[
+            "certificate verify failed",
+            "broker certificate could not be verified",
+            // By an authority of the same name and another key.
+            "asn1 encoding routines::evp lib",
+        ]) {
             Some(Self::BrokersCertificate)
         } else if contains(&["certificate required", "bad certificate", "unknown ca", "certificate unknown"])
         {

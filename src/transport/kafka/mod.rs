@@ -201,6 +201,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.clients.close();
+    }
+}
+
 impl Inner {
     fn view(&self) -> MutexGuard<'_, View> {
         lock(&self.view)

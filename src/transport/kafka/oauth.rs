@@ -71,6 +71,25 @@ impl Oauth {
 
     pub(super) async fn fetch(&self, now: Timestamp) -> Result<Token, TransportError> {
         let secret = self.secret()?;
+        let request = self
+            .http
+            .post(&self.config.token_endpoint)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json");
+        let request = match self.config.client_auth {
+            ClientAuth::Post => request,
+            ClientAuth::Basic => request.header(AUTHORIZATION, basic(&self.config.client_id, &secret)),
+        };
+        let answer = request.body(self.form(&secret)).send().await.map_err(|e| self.unreached(&e))?;
+        let status = answer.status();
+        let body = self.body(answer).await?;
+        if status != StatusCode::OK {
+            return Err(self.refused(status, &body));
+        }
+        self.token(&body, now)
+    }
+
+    fn form(&self, secret: &SecretString) -> String {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         for (name, value) in [("scope", &self.config.scope), ("audience", &self.config.audience)] {
@@ -78,27 +97,11 @@ impl Oauth {
                 form.append_pair(name, value);
             }
         }
-        let mut request = self
-            .http
-            .post(&self.config.token_endpoint)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json");
-        match self.config.client_auth {
-            ClientAuth::Post => {
-                form.append_pair("client_id", &self.config.client_id);
-                form.append_pair("client_secret", secret.expose_secret());
-            }
-            ClientAuth::Basic => {
-                request = request.header(AUTHORIZATION, basic(&self.config.client_id, &secret))
-            }
+        if self.config.client_auth == ClientAuth::Post {
+            form.append_pair("client_id", &self.config.client_id);
+            form.append_pair("client_secret", secret.expose_secret());
         }
-        let answer = request.body(form.finish()).send().await.map_err(|e| self.unreached(&e))?;
-        let status = answer.status();
-        let body = self.body(answer).await?;
-        if status != StatusCode::OK {
-            return Err(self.refused(status, &body));
-        }
-        self.token(&body, now)
+        form.finish()
     }
 
     /// Read anew each time: it may have been rotated.

@@ -4,7 +4,11 @@
 //! Where tokens come from is the business of `oauth` and `msk_iam`.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -52,11 +56,13 @@ struct State {
 
 /// Gives the tokens of one configuration.
 pub(super) struct Tokens {
-    source: Source,
+    source: Arc<Source>,
     /// librdkafka calls on threads of its own.
     runtime: Handle,
     clock: Clock,
     state: Mutex<State>,
+    /// Whether nothing is wanted any more: a client that is let go of asks once more.
+    closed: AtomicBool,
 }
 
 impl Tokens {
@@ -73,7 +79,13 @@ impl Tokens {
         let runtime =
             Handle::try_current().map_err(|e| TransportError::new(Kind::Rejected, e.to_string()))?;
         // A token's time is the broker's, whatever clock the polls go by.
-        Ok(Some(Self { source, runtime, clock: Clock::system(), state: Mutex::default() }))
+        Ok(Some(Self {
+            source: Arc::new(source),
+            runtime,
+            clock: Clock::system(),
+            state: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// The token to use now. Blocks, for as long as one may take to be had.
@@ -81,6 +93,9 @@ impl Tokens {
     /// # Errors
     /// `Unavailable` where waiting may help, `Rejected` where it will not.
     pub(super) fn current(&self) -> Result<OAuthToken, TransportError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(TransportError::new(Kind::Unavailable, "the transport is closed"));
+        }
         // Held while one is fetched: the other clients wait for the same token.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -116,12 +131,18 @@ impl Tokens {
     }
 
     fn fetch(&self, now: Timestamp) -> Result<(Token, Timestamp), TransportError> {
-        let fetched = self.runtime.block_on(tokio::time::timeout(DEADLINE, async {
-            match &self.source {
+        // Not `block_on`: whoever asks may be a thread of the runtime, and that would be a panic.
+        let (sender, receiver) = mpsc::channel();
+        let source = Arc::clone(&self.source);
+        let fetching = self.runtime.spawn(async move {
+            let fetched = match &*source {
                 Source::Oauth(oauth) => oauth.fetch(now).await,
                 Source::MskIam(msk) => msk.fetch(now).await,
-            }
-        }));
+            };
+            sender.send(fetched).ok();
+        });
+        let fetched = receiver.recv_timeout(DEADLINE);
+        fetching.abort();
         let token = fetched.unwrap_or_else(|_| {
             let message = format!("could not get a token within {} seconds", DEADLINE.as_secs());
             Err(TransportError::new(Kind::Unavailable, message).with_hint(self.hint()))
@@ -136,8 +157,8 @@ impl Tokens {
         Ok((token, renew))
     }
 
-    const fn hint(&self) -> &'static str {
-        match self.source {
+    fn hint(&self) -> &'static str {
+        match *self.source {
             Source::Oauth(_) => {
                 "is `kafka.oauth.token_endpoint` right, and up? Nothing is lost; it is tried again"
             }
@@ -145,6 +166,10 @@ impl Tokens {
                 "what `kafka.msk_iam.credentials` come from did not answer; it is tried again"
             }
         }
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Why there is no token, where that is so now.
