@@ -99,14 +99,16 @@ auto.create.topics.enable=true
         self.wait();
     }
 
+    /// The same, and none of its files may grow beyond so many kB.
+    pub fn restart_limited(&mut self, kilobytes: u32) {
+        let properties = self.folder.join("server.properties");
+        self.child = run_limited(&properties, &self.folder, &self.jvm, &(kilobytes * 2).to_string());
+        self.wait();
+    }
+
     /// What the broker wrote to its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// Whether its process has ended by itself.
-    pub fn has_ended(&self) -> bool {
-        TcpStream::connect(("127.0.0.1", self.port)).is_err()
     }
 
     pub fn servers(&self) -> String {
@@ -132,11 +134,16 @@ impl Drop for Broker {
 
 /// The broker, and beside it a shell that kills it once this process is gone: its end closes the pipe.
 pub fn run(properties: &Path, folder: &Path, jvm: &Jvm) -> Child {
+    run_limited(properties, folder, jvm, "unlimited")
+}
+
+/// `largest`: of any file it writes, in blocks of 512 bytes.
+fn run_limited(properties: &Path, folder: &Path, jvm: &Jvm, largest: &str) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
     let mut java = java_with(jvm);
     java.arg("kafka.Kafka").arg(properties);
     Command::new("sh")
-        .args(["-c", "\"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", "sh"])
+        .args(["-c", "ulimit -f $0; \"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", largest])
         .arg(java.get_program())
         .args(java.get_args())
         .stdin(Stdio::piped())

@@ -12,7 +12,10 @@
 mod binary;
 mod broker;
 mod check;
+mod cluster;
 mod contract;
+mod faults;
+mod proxy;
 mod security;
 mod support;
 mod tokens;

@@ -10,7 +10,7 @@ use amazon_billing_source::{
     cost::{Amount, CostKey, CostMetric, Period, Scope},
     dedup::{Change, ChangeKind, ConnectionState, Ledger},
     event::{Binding, ContentMode, EventFactory, WireMessage, decode, structured_json},
-    transport::{Batch, Outgoing, Transport as _, TransportError, kafka::Kafka},
+    transport::{Batch, Outgoing, Transport as _, TransportError, TransportErrorKind as Kind, kafka::Kafka},
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -113,6 +113,39 @@ impl Process {
             }
         }
         Ok(deliveries)
+    }
+}
+
+/// Publishes a revision of a row as the policy of a cycle does: whatever may pass is recovered from and
+/// decided again. Returns the errors on the way, and what was published.
+pub async fn surely(process: &mut Process, service: &str, revision: u32) -> (Vec<TransportError>, bool) {
+    let deadline = Instant::now() + Duration::from_mins(3);
+    let mut errors = Vec::new();
+    let passing = |error: &TransportError| {
+        matches!(error.kind, Kind::Unavailable | Kind::Conflict | Kind::Unknown | Kind::Regressed)
+    };
+    loop {
+        assert!(Instant::now() < deadline, "revision {revision} is not published: {errors:?}");
+        if let Err(error) = process.recover().await {
+            assert!(passing(&error), "{:?} {error}", error.kind);
+            process.ledger.clear();
+            errors.push(error);
+            continue;
+        }
+        let known = process.ledger.previous(&change(service, 1).key).map_or(0, |known| known.revision());
+        if known >= revision {
+            assert_eq!(known, revision);
+            return (errors, false);
+        }
+        assert_eq!(known + 1, revision);
+        match process.publish(&[change(service, revision)]).await {
+            Ok(_) => return (errors, true),
+            Err(error) => {
+                assert!(passing(&error), "{:?} {error}", error.kind);
+                process.ledger.clear();
+                errors.push(error);
+            }
+        }
     }
 }
 
