@@ -49,7 +49,9 @@ impl Clients {
         config
             .set("client.id", "amazon-billing-source")
             .set("socket.keepalive.enable", "true")
-            .set("reconnect.backoff.max.ms", "2000");
+            .set("reconnect.backoff.max.ms", "2000")
+            // Between polls nothing is asked of a broker; what has moved is asked for anew, or an error.
+            .set("topic.metadata.refresh.interval.ms", "-1");
         for (name, value) in defaults {
             config.set(*name, *value);
         }

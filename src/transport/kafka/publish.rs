@@ -247,6 +247,12 @@ impl Inner {
             let mut failed = self.clients.error("commit a transaction", &error);
             // `Flush` with the brokers down, `Transaction` later; either way there is no telling.
             failed.kind = if is_fenced(&error) { Kind::Conflict } else { Kind::Unknown };
+            if failed.kind == Kind::Unknown {
+                failed.hint = Some(
+                    "nobody knows whether it was stored; the log is read before anything is published again"
+                        .to_owned(),
+                );
+            }
             if matches!(&error, KafkaError::Transaction(e) if e.txn_requires_abort())
                 && let Err(error) = producer.abort_transaction(REQUEST)
             {
