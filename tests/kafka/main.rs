@@ -16,6 +16,7 @@ mod cluster;
 mod contract;
 mod faults;
 mod proxy;
+mod rights;
 mod security;
 mod support;
 mod tokens;

@@ -30,6 +30,15 @@ pub(super) const REQUEST: Duration = Duration::from_secs(10);
 /// holds up `read_committed` consumers.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(30);
 
+/// What to do where a partition cannot be written to.
+pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
+
+/// What to do where the principal lacks rights on a topic.
+pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
+
+/// What to do where the principal may not have transactions.
+pub(super) const ID_DENIED: &str = "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`; `check --connect` prints the command";
+
 /// A librdkafka client's settings and its latest complaint, which its timeouts do not tell.
 #[derive(Clone)]
 pub(super) struct Clients {
@@ -201,6 +210,16 @@ impl Clients {
         }
     }
 
+    /// Whether what is waited for will not come: something was refused that stays refused.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.context.is_final()
+    }
+
+    /// A new attempt: what was complained of before is not its.
+    pub(super) fn forget(&self) {
+        self.context.forget();
+    }
+
     /// Nothing more will be asked of the brokers.
     pub(super) fn close(&self) {
         self.context.close();
@@ -329,18 +348,8 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         return (Kind::Conflict, None);
     }
     match code(error) {
-        Some(Code::TopicAuthorizationFailed) => (
-            Kind::Rejected,
-            Some(
-                "grant the principal Write, Describe and DescribeConfigs on the event topic, and Read as well on the state topic",
-            ),
-        ),
-        Some(Code::TransactionalIdAuthorizationFailed) => (
-            Kind::Rejected,
-            Some(
-                "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`",
-            ),
-        ),
+        Some(Code::TopicAuthorizationFailed) => (Kind::Rejected, Some(TOPIC_DENIED)),
+        Some(Code::TransactionalIdAuthorizationFailed) => (Kind::Rejected, Some(ID_DENIED)),
         Some(Code::ClusterAuthorizationFailed) => (
             Kind::Rejected,
             Some("grant the principal IdempotentWrite on the cluster; with `create_topics` also Create"),
@@ -354,10 +363,13 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
             (Kind::Rejected, Some("raise the topic's `max.message.bytes`"))
         }
-        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient) => (
+        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient) => {
+            (Kind::Unavailable, Some(TOO_FEW_IN_SYNC))
+        }
+        Some(Code::QueueFull) => (
             Kind::Unavailable,
             Some(
-                "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back",
+                "the brokers take no records; nothing is lost, and `queue.buffering.max.messages` in `[kafka.librdkafka]` need not grow",
             ),
         ),
         Some(Code::KafkaStorageError) => {

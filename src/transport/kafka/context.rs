@@ -11,7 +11,7 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::token::Tokens;
+use super::{client::TOPIC_DENIED, token::Tokens};
 use crate::{
     config::{KafkaConfig, KafkaLogin},
     transport::TransportError,
@@ -115,6 +115,8 @@ pub(super) enum Refusal {
     Login,
     Mechanism,
     Tls,
+    /// In a transaction, where librdkafka keeps the code to itself.
+    Topic,
 }
 
 impl Refusal {
@@ -142,6 +144,10 @@ impl Refusal {
             Some(Self::Mechanism)
         } else if contains(&["ssl handshake failed"]) {
             Some(Self::Tls)
+        } else if contains(&["transaction failed", "to transaction"])
+            && contains(&["topic authorization failed"])
+        {
+            Some(Self::Topic)
         } else {
             None
         }
@@ -167,6 +173,7 @@ impl Refusal {
             (Self::Mechanism, _) => {
                 "the broker does not offer this SASL mechanism on this port; see `\"sasl.mechanisms\"` in `[kafka.librdkafka]`"
             }
+            (Self::Topic, _) => TOPIC_DENIED,
             (Self::Tls, _) => {
                 "the TLS handshake failed; see `\"security.protocol\"` and `\"ssl...\"` in `[kafka.librdkafka]`"
             }

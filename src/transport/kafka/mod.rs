@@ -13,11 +13,13 @@
 mod check;
 mod client;
 mod context;
+mod flow;
 mod msk_iam;
 mod oauth;
 mod publish;
 mod reader;
 mod record;
+mod rights;
 mod spare;
 mod token;
 mod topics;

@@ -9,8 +9,8 @@ use std::{
 
 use futures_util::FutureExt as _;
 use rdkafka::{
+    consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{Header, OwnedHeaders},
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
 };
 use tokio::runtime::Handle;
@@ -19,10 +19,11 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{REQUEST, TRANSACTION, code, is_fenced, wait},
+    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
     context::Context,
+    flow::{Flow, is_too_large, place, send},
     lock,
-    record::{ConnectionRecord, EVENT_HEADER, RecordKey, partition_of},
+    record::{ConnectionRecord, RecordKey, partition_of},
     spare::let_go,
     topics::Layout,
 };
@@ -36,11 +37,11 @@ use crate::{
 const TOO_LARGE_ATTEMPTS: usize = 100;
 
 /// A batch with the events that were refused so far.
-struct Prepared {
-    scope: String,
-    partition: i32,
+pub(super) struct Prepared {
+    pub(super) scope: String,
+    pub(super) partition: i32,
     from: u64,
-    events: Vec<Entry>,
+    pub(super) events: Vec<Entry>,
     connection: ConnectionRecord,
     refused: HashMap<usize, String>,
     /// The poll goes on: it keeps its claim.
@@ -48,10 +49,10 @@ struct Prepared {
 }
 
 /// An event, encoded when it is first sent, and its key's state.
-struct Entry {
+pub(super) struct Entry {
     event: Option<Event>,
     message: WireMessage,
-    record: StateRecord,
+    pub(super) record: StateRecord,
 }
 
 impl Entry {
@@ -93,11 +94,12 @@ impl Inner {
             DeliveryMode::ExactlyOnce => self.in_transactions(&layout, &mut prepared),
             DeliveryMode::AtLeastOnce => self.in_order(&layout, &mut prepared),
         };
-        let written = written.inspect_err(|error| {
+        let written = written.map_err(|error| {
             if error.kind != Kind::Conflict {
                 // Perhaps the topics are to blame: looked at anew next time.
                 lock(&self.layout).take();
             }
+            self.explained(error)
         })?;
         let Prepared { scope, from, events, connection, refused, .. } = prepared;
         let mut view = self.view();
@@ -219,6 +221,7 @@ impl Inner {
         packing: Packing,
     ) -> Result<Written, WriteError> {
         self.prove_unchanged(batch).map_err(WriteError::Failed)?;
+        self.clients.forget();
         producer
             .begin_transaction()
             .map_err(|e| WriteError::Failed(self.clients.error("begin a transaction", &e)))?;
@@ -260,6 +263,50 @@ impl Inner {
             }
             return Err(failed);
         }
+    }
+
+    /// The place of a record, once it is acknowledged; or nothing, once it is known that it will not be.
+    pub(super) fn delivered(
+        &self,
+        mut delivery: DeliveryFuture,
+        deadline: Instant,
+    ) -> Result<(i32, u64), KafkaError> {
+        loop {
+            let slice = (Instant::now() + Duration::from_millis(500)).min(deadline);
+            let until = tokio::time::Instant::from_std(slice);
+            let waited =
+                Handle::current().block_on(async { tokio::time::timeout_at(until, &mut delivery).await });
+            match waited {
+                Ok(outcome) => return place(outcome),
+                Err(_) if Instant::now() >= deadline || self.clients.is_hopeless() => {
+                    return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Says of an outage what librdkafka's timeouts do not: which partition has too few replicas in sync.
+    fn explained(&self, error: TransportError) -> TransportError {
+        if !matches!(error.kind, Kind::Unavailable | Kind::Unknown) {
+            return error;
+        }
+        for topic in [&self.config.topic, &self.config.state_topic] {
+            let Ok(metadata) = self.uncommitted.fetch_metadata(Some(topic), Duration::from_secs(2)) else {
+                return error;
+            };
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            for partition in partitions {
+                let (in_sync, replicas) = (partition.isr().len(), partition.replicas().len());
+                if in_sync < replicas {
+                    let id = partition.id();
+                    let message =
+                        format!("{error}; of `{topic}/{id}` {in_sync} of {replicas} replicas are in sync");
+                    return TransportError::new(error.kind, message).with_hint(TOO_FEW_IN_SYNC);
+                }
+            }
+        }
+        error
     }
 
     /// At least once: the order is the promise.
@@ -342,7 +389,7 @@ impl Inner {
             }
         }
         for (index, delivery) in waiting {
-            flow.delivered(batch, index, delivered(delivery, deadline));
+            flow.delivered(batch, index, self.delivered(delivery, deadline));
         }
         let Flow { mut states, places, mut refused, failure, .. } = flow;
         if !refused.is_empty() {
@@ -357,7 +404,7 @@ impl Inner {
         if self.config.delivery == DeliveryMode::AtLeastOnce {
             // Without a transaction only the order says that the keys' state is complete.
             for delivery in states.drain(..) {
-                delivered(delivery, deadline).map_err(|e| failed(&e))?;
+                self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
             }
         }
         let topic = &*self.config.state_topic;
@@ -365,119 +412,9 @@ impl Inner {
         let record = FutureRecord::<str, str>::to(topic).partition(batch.partition).key(&key).payload(&value);
         let connection = send(producer, record, deadline).map_err(|e| failed(&e))?;
         for delivery in states {
-            delivered(delivery, deadline).map_err(|e| failed(&e))?;
+            self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
         }
-        let (_, offset) = delivered(connection, deadline).map_err(|e| failed(&e))?;
+        let (_, offset) = self.delivered(connection, deadline).map_err(|e| failed(&e))?;
         Ok(Written { places, end: offset + 1 })
     }
-}
-
-/// The records of a batch on their way.
-struct Flow<'a> {
-    publish: &'a Inner,
-    producer: &'a FutureProducer<Context>,
-    deadline: Instant,
-    states: Vec<DeliveryFuture>,
-    /// Of the events that are acknowledged.
-    places: Vec<(i32, u64)>,
-    refused: Vec<(usize, String)>,
-    failure: Option<KafkaError>,
-}
-
-impl Flow<'_> {
-    fn event(&self, message: &WireMessage) -> Result<DeliveryFuture, KafkaError> {
-        let topic = &*self.publish.config.topic;
-        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
-        }
-        let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
-        send(self.producer, record, self.deadline)
-    }
-
-    /// An event has its place, so its state can follow; or the batch has failed.
-    fn delivered(&mut self, batch: &Prepared, index: usize, outcome: Result<(i32, u64), KafkaError>) {
-        match outcome {
-            Ok(place) => {
-                self.places.push(place);
-                if self.failure.is_none() && self.refused.is_empty() {
-                    match self.state(batch, index, place) {
-                        Ok(delivery) => self.states.push(delivery),
-                        Err(error) => self.failure = Some(error),
-                    }
-                }
-            }
-            Err(error) if is_too_large(&error) => {
-                let topic = &self.publish.config.topic;
-                let reason =
-                    format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
-                self.refused.push((index, reason));
-            }
-            Err(error) => self.failure = self.failure.take().or(Some(error)),
-        }
-    }
-
-    fn state(
-        &self,
-        batch: &Prepared,
-        index: usize,
-        (partition, offset): (i32, u64),
-    ) -> Result<DeliveryFuture, KafkaError> {
-        let record = &batch.events[index].record;
-        let place = format!("{partition}/{offset}");
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
-        let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
-        let record = FutureRecord::<str, str>::to(&self.publish.config.state_topic)
-            .partition(batch.partition)
-            .key(&key)
-            .payload(&value)
-            .headers(headers);
-        send(self.producer, record, self.deadline)
-    }
-}
-
-/// Queues a record; while the queue is full, waits.
-fn send<P: rdkafka::message::ToBytes + ?Sized>(
-    producer: &FutureProducer<Context>,
-    mut record: FutureRecord<'_, str, P>,
-    deadline: Instant,
-) -> Result<DeliveryFuture, KafkaError> {
-    loop {
-        match producer.send_result(record) {
-            Ok(delivery) => return Ok(delivery),
-            Err((error, back)) if code(&error) == Some(Code::QueueFull) && Instant::now() < deadline => {
-                record = back;
-                wait(Duration::from_millis(20));
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
-}
-
-/// The place of a record, once it is acknowledged.
-fn delivered(delivery: DeliveryFuture, deadline: Instant) -> Result<(i32, u64), KafkaError> {
-    let until = tokio::time::Instant::from_std(deadline);
-    match Handle::current().block_on(async { tokio::time::timeout_at(until, delivery).await }) {
-        Ok(outcome) => place(outcome),
-        Err(_) => Err(KafkaError::MessageProduction(Code::MessageTimedOut)),
-    }
-}
-
-fn place(outcome: <DeliveryFuture as Future>::Output) -> Result<(i32, u64), KafkaError> {
-    match outcome {
-        Ok(Ok(place)) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
-        Ok(Err((error, _))) => Err(error),
-        Err(_) => Err(KafkaError::Canceled),
-    }
-}
-
-fn is_too_large(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize)
-    )
 }
