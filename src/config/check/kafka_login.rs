@@ -36,8 +36,8 @@ pub(super) fn login(
         return None;
     }
     let login = match (settings.oauth.take(), settings.msk_iam.take()) {
-        (Some(oauth), _) => KafkaLogin::Oauth(self::oauth(oauth, problems, warnings)?),
-        (None, Some(msk)) => KafkaLogin::MskIam(msk_iam(msk, problems, warnings)?),
+        (Some(settings), _) => oauth(settings, problems, warnings).map(KafkaLogin::Oauth),
+        (None, Some(settings)) => msk_iam(settings, problems, warnings).map(KafkaLogin::MskIam),
         (None, None) => {
             if mechanism(librdkafka).is_some_and(|name| name.eq_ignore_ascii_case("OAUTHBEARER")) {
                 problems.add_hint(
@@ -77,7 +77,7 @@ pub(super) fn login(
             "leave it out; `check --connect` prints the commands that create the topics",
         );
     }
-    Some(login)
+    login
 }
 
 fn mechanism(librdkafka: &BTreeMap<String, SecretString>) -> Option<&str> {

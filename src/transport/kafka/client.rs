@@ -265,7 +265,9 @@ impl Clients {
         }
         let mut message = format!("could not {what} at `{servers}`: {error}");
         let complaint = self.context.complaint();
-        if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable) {
+        // In a transaction that failed, what waited is thrown away, which alone would look like a fence.
+        let purged = matches!(code(error), Some(Code::PurgeQueue | Code::PurgeInflight));
+        if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable || purged) {
             message = format!("{message} ({text})");
             if let Some(refusal) = Refusal::of(text) {
                 return TransportError::new(Kind::Rejected, message)
@@ -323,6 +325,7 @@ fn is_settling(error: &KafkaError) -> bool {
         code(error),
         Some(
             Code::NotLeaderForPartition
+                | Code::DestroyBroker
                 | Code::LeaderNotAvailable
                 | Code::ReplicaNotAvailable
                 | Code::OffsetNotAvailable

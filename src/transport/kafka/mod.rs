@@ -153,7 +153,7 @@ impl Transport for Kafka {
         let mut taken = std::mem::take(ledger);
         let (taken, state) = self
             .blocking(move |inner| {
-                let state = inner.recover(&scope, &mut taken)?;
+                let state = inner.recover(&scope, &mut taken).map_err(|e| inner.explained(e))?;
                 Ok((taken, state))
             })
             .await?;

@@ -273,14 +273,14 @@ mod tests {
     #[test]
     fn the_end_of_a_token_is_told_by_the_answer_or_by_the_token() {
         let now: Timestamp = "2026-11-21T06:00:00Z".parse().unwrap();
-        let jwt = format!("h.{}.s", BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp":1795241100}"#));
+        let jwt = format!("h.{}.s", BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp":1795242370}"#));
         for (answer, expected) in [
             (
                 r#"{"access_token":"t","token_type":"Bearer","expires_in":300}"#.to_owned(),
                 "2026-11-21T06:05:00Z",
             ),
             (r#"{"access_token":"t","expires_in":"60"}"#.to_owned(), "2026-11-21T06:01:00Z"),
-            (format!(r#"{{"access_token":"{jwt}"}}"#), "2026-11-21T05:45:00Z"),
+            (format!(r#"{{"access_token":"{jwt}"}}"#), "2026-11-21T06:26:10Z"),
             (r#"{"access_token":"t"}"#.to_owned(), "2026-11-21T06:05:00Z"),
         ] {
             let token = oauth().token(answer.as_bytes(), now).unwrap();

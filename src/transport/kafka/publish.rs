@@ -287,7 +287,7 @@ impl Inner {
     }
 
     /// Says of an outage what librdkafka's timeouts do not: which partition has too few replicas in sync.
-    fn explained(&self, error: TransportError) -> TransportError {
+    pub(super) fn explained(&self, error: TransportError) -> TransportError {
         if !matches!(error.kind, Kind::Unavailable | Kind::Unknown) {
             return error;
         }
