@@ -89,7 +89,7 @@ pub(super) fn read(
         if progress.elapsed() >= GIVE_UP {
             let message = format!("could not {what} to its end {to}: it stands at {position}");
             return Err(TransportError::new(Kind::Unavailable, message)
-                .with_hint("an open transaction of another program, or a broker that does not answer"));
+                .with_hint("an open transaction of another program, or one whose end was lost with a broker (`kafka-transactions.sh find-hanging` and `abort`), or a broker that does not answer"));
         }
     }
     Ok(())

@@ -87,6 +87,7 @@ impl Inner {
         let written = self.aborted(&producer, |producer| {
             let record = FutureRecord::<str, str>::to(state).partition(0).key("check").payload("aborted");
             self.sent(producer, record)
+                .map(|()| true)
                 .map_err(|e| self.clients.error(&format!("write to state topic `{state}`"), &e))
         });
         if self.noted(report, written, &format!("write to state topic `{state}`"), || {
@@ -109,12 +110,12 @@ impl Inner {
         report: &mut Report,
         layout: &Layout,
         producer: &FutureProducer<Context>,
-    ) -> Result<(), TransportError> {
+    ) -> Result<bool, TransportError> {
         let topic = &self.config.topic;
         let largest = layout.largest.as_ref().and_then(|bytes| bytes.parse::<usize>().ok());
         let Some(size) = largest.filter(|bytes| *bytes < LARGEST_PROBE) else {
             report.facts.push(format!("whether events may be written to topic `{topic}` was not tried"));
-            return Ok(());
+            return Ok(false);
         };
         let noise = noise(size + 1);
         let record = FutureRecord::<str, [u8]>::to(topic).key("check").payload(&noise);
@@ -123,28 +124,32 @@ impl Inner {
             Err(error) if is_too_large(&error) => Ok(()),
             Err(error) => Err(self.clients.error(&format!("write to topic `{topic}`"), &error)),
         };
-        if self.noted(report, written, &format!("write to topic `{topic}`"), || {
+        let may = self.noted(report, written, &format!("write to topic `{topic}`"), || {
             self.topic_acl(topic, &["Write"])
-        })? {
+        })?;
+        if may {
             report.facts.push(format!(
                 "this principal may write to topic `{topic}`: a record larger than it takes was refused for its size alone"
             ));
         }
-        Ok(())
+        Ok(may)
     }
 
-    /// Something in a transaction that is aborted, whatever came of it.
+    /// Something in a transaction that is aborted; whether anything came into it.
     fn aborted(
         &self,
         producer: &FutureProducer<Context>,
-        work: impl FnOnce(&FutureProducer<Context>) -> Result<(), TransportError>,
+        work: impl FnOnce(&FutureProducer<Context>) -> Result<bool, TransportError>,
     ) -> Result<(), TransportError> {
         self.clients.forget();
         producer.begin_transaction().map_err(|e| self.clients.error("begin a transaction", &e))?;
         let done = work(producer);
-        let aborted = producer.abort_transaction(REQUEST);
-        done?;
-        aborted.map_err(|e| self.clients.error("abort a transaction", &e))
+        match (done, producer.abort_transaction(REQUEST)) {
+            (Err(error), _) => Err(error),
+            // Of a transaction that nothing was let into the broker does not know.
+            (Ok(false), _) | (Ok(true), Ok(())) => Ok(()),
+            (Ok(true), Err(error)) => Err(self.clients.error("abort a transaction", &error)),
+        }
     }
 
     fn sent<P: rdkafka::message::ToBytes + ?Sized>(
