@@ -21,8 +21,8 @@ use rdkafka::{
 
 use crate::{
     binary::wait_until,
-    broker::{Broker, Jvm, folder, free_port, java, run},
-    support::{Process, config, consume, surely, violations},
+    broker::{Jvm, folder, free_port, java, run},
+    support::{Process, config_of, consume, surely, violations},
 };
 
 struct Node {
@@ -122,8 +122,7 @@ controlled.shutdown.enable=false
     }
 
     fn config(&self, name: &str) -> KafkaConfig {
-        // The shared broker only lends its shape.
-        KafkaConfig { bootstrap_servers: self.servers(), ..config(Broker::shared(), name) }
+        config_of(&self.servers(), name)
     }
 
     fn client(&self) -> BaseConsumer {
@@ -203,8 +202,11 @@ async fn too_few_replicas_in_sync_are_waited_for(cluster: &mut Cluster) {
     let mut process = Process::new(&config);
     surely(&mut process, "Tax", 1).await;
     cluster.in_sync(&config.topic, 3);
-    for topic in [&config.topic, &config.state_topic] {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("min.insync.replicas", "3");
+    for (topic, policy) in [(&config.topic, "delete"), (&config.state_topic, "compact")] {
+        // What is not named is set back.
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic))
+            .set("min.insync.replicas", "3")
+            .set("cleanup.policy", policy);
         cluster.admin().alter_configs(&[change], &AdminOptions::new()).await.unwrap();
     }
     let (leader, _) = cluster.partition(&config.topic).unwrap();

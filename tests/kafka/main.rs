@@ -13,6 +13,7 @@ mod binary;
 mod broker;
 mod check;
 mod cluster;
+mod codes;
 mod contract;
 mod faults;
 mod proxy;

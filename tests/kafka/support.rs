@@ -25,9 +25,14 @@ use crate::broker::Broker;
 
 /// A configuration with topics of its own, created when first used.
 pub fn config(broker: &Broker, name: &str) -> KafkaConfig {
+    config_of(&broker.servers(), name)
+}
+
+/// The same, for brokers of another kind.
+pub fn config_of(servers: &str, name: &str) -> KafkaConfig {
     let topic = format!("{name}-{}", std::process::id());
     KafkaConfig {
-        bootstrap_servers: broker.servers(),
+        bootstrap_servers: servers.to_owned(),
         state_topic: format!("{topic}-state"),
         topic,
         content_mode: ContentMode::Binary,
