@@ -176,9 +176,9 @@ async fn leaders_are_killed_while_events_are_published(cluster: &mut Cluster) {
             }
         });
         // Somewhere in the middle of it.
-        let seen = revision;
+        let seen = revision as usize;
         wait_until("it publishes", || {
-            consume(&config.bootstrap_servers, &config.topic, "read_committed").len() as u32 > seen
+            consume(&config.bootstrap_servers, &config.topic, "read_committed").len() > seen
         });
         cluster.nodes[leader - 1].kill();
         let (back, errors) = publishing.await.unwrap();
@@ -242,7 +242,9 @@ async fn an_unclean_leader_is_noticed(cluster: &mut Cluster) {
             new = new.set(key, value);
         }
         let created = cluster.admin().create_topics(&[new], &AdminOptions::new()).await.unwrap();
-        created.into_iter().for_each(|result| drop(result.unwrap()));
+        for topic in created {
+            topic.unwrap();
+        }
     }
     let config = KafkaConfig { state_partitions: 1, ..config };
     let mut process = Process::new(&config);

@@ -201,16 +201,16 @@ async fn a_full_disk_is_waited_for() {
     let filler: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
     let mut noise = vec![0_u8; 900_000];
-    let mut filled = 0;
+    let mut records = 0;
     let error = loop {
         for (index, byte) in noise.iter_mut().enumerate() {
-            *byte = u8::try_from((index * 31 + filled * 7) % 251).unwrap();
+            *byte = u8::try_from((index * 31 + records * 7) % 251).unwrap();
         }
         let record = FutureRecord::<str, [u8]>::to(&config.topic).key("filler").payload(&noise);
-        if filler.send(record, Duration::from_secs(5)).await.is_err() || filled > 12 {
+        if filler.send(record, Duration::from_secs(5)).await.is_err() || records > 12 {
             break process.publish(&[change("Tax", 2)]).await.unwrap_err();
         }
-        filled += 1;
+        records += 1;
     };
     println!("{:?}: {error}; hint: {:?}", error.kind, error.hint);
     assert!(matches!(error.kind, Kind::Unavailable | Kind::Unknown), "{error}");

@@ -174,11 +174,15 @@ async fn the_printed_settings_put_topics_right() {
     crate::support::create_topic(servers, &config.state_topic, 8, &wrong).await;
     let (kind, _, commands) = strict.check(&config).await.unwrap_err();
     assert_eq!((kind, commands.len()), (Kind::LayoutChanged, 2));
-    commands.iter().for_each(|command| strict.run(command));
+    for command in &commands {
+        strict.run(command);
+    }
     let facts = strict.check(&config).await.unwrap();
     // What only is advisable.
     let advice = printed(&facts, "kafka-configs.sh");
     assert_eq!(advice.len(), 1, "{facts}");
-    advice.iter().for_each(|command| strict.run(command));
+    for command in &advice {
+        strict.run(command);
+    }
     assert_eq!(printed(&strict.check(&config).await.unwrap(), "kafka-configs.sh"), [""; 0]);
 }

@@ -81,7 +81,7 @@ fn the_optional_keys_of_default_toml_are_right() {
         assert_eq!(settings, ["SASL_SSL", "OAUTHBEARER"]);
         match &kafka.login {
             KafkaLogin::Oauth(oauth) => {
-                assert_eq!((&*oauth.client_id, oauth.scope.as_deref()), ("billing", Some("kafka")))
+                assert_eq!((&*oauth.client_id, oauth.scope.as_deref()), ("billing", Some("kafka")));
             }
             KafkaLogin::MskIam(msk) => assert_eq!(msk.region, "eu-central-1"),
             KafkaLogin::Librdkafka => panic!("{table} is not looked at"),

@@ -63,8 +63,8 @@ impl MskIam {
             .region(Region::new(region.clone()))
             .http_client(self.http.clone());
         let origin = poller::Origin { credentials, region, sts_endpoint: sts_endpoint_url.as_deref() };
-        let loaded = poller::load_credentials(loader, None, origin, &self.http).await;
-        loaded.credentials_provider().ok_or_else(|| self.no_credentials(&"there are none"))
+        let found = poller::load_credentials(loader, None, origin, &self.http).await;
+        found.credentials_provider().ok_or_else(|| self.no_credentials(&"there are none"))
     }
 
     fn no_credentials(&self, error: &dyn CredentialsFault) -> TransportError {

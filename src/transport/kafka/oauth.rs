@@ -1,4 +1,4 @@
-//! Tokens by OAuth's client credentials grant (RFC 6749, 4.4), as every `OpenID` provider gives them.
+//! Tokens by OAuth's client credentials grant (RFC 6749, 4.4), as every OpenID provider gives them.
 //!
 //! The token is not looked into, but for its end where the provider does not tell it.
 

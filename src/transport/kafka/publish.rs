@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use rdkafka::{
     consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
+    metadata::MetadataTopic,
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
 };
 use tokio::runtime::Handle;
@@ -199,12 +200,11 @@ impl Inner {
         let id = self.transactional_id(&batch.scope);
         let largest = layout.largest.as_deref();
         let spare = self.spares.take(&id).filter(|_| packing == Packing::Many);
-        let producer = match spare {
-            Some(producer) => producer,
-            None => {
-                let single = packing == Packing::Single;
-                self.clients.fenced(&id, largest, single).map_err(WriteError::Failed)?
-            }
+        let producer = if let Some(producer) = spare {
+            producer
+        } else {
+            let single = packing == Packing::Single;
+            self.clients.fenced(&id, largest, single).map_err(WriteError::Failed)?
         };
         let written = self.in_one(&producer, batch, packing);
         let_go(producer);
@@ -295,7 +295,7 @@ impl Inner {
             let Ok(metadata) = self.uncommitted.fetch_metadata(Some(topic), Duration::from_secs(2)) else {
                 return error;
             };
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
             for partition in partitions {
                 let (in_sync, replicas) = (partition.isr().len(), partition.replicas().len());
                 if in_sync < replicas {

@@ -11,7 +11,7 @@ use rdkafka::{
     error::KafkaError,
     producer::{FutureProducer, FutureRecord, Producer as _},
 };
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 
 use super::{
     Inner,
@@ -42,13 +42,13 @@ impl Inner {
         for partition in 0..layout.state_partitions {
             read = read.and_then(|()| self.scan(partition));
         }
-        if self.noted(report, read, &format!("read state topic `{state}`"), || {
+        if Self::noted(report, read, &format!("read state topic `{state}`"), || {
             self.topic_acl(state, &["Read"])
         })? {
             let events = self.has_our_events(layout).map(|_| ());
             let topic = &self.config.topic;
             if self.config.on_lost_state == LostState::Republish
-                || self.noted(report, events, &format!("read topic `{topic}`"), || {
+                || Self::noted(report, events, &format!("read topic `{topic}`"), || {
                     self.topic_acl(topic, &["Read"])
                 })?
             {
@@ -80,7 +80,7 @@ impl Inner {
         let producer = match made {
             Ok(producer) => producer,
             Err(error) => {
-                self.noted(report, Err(error), &what, || self.id_acl())?;
+                Self::noted(report, Err(error), &what, || self.id_acl())?;
                 return Ok(());
             }
         };
@@ -90,7 +90,7 @@ impl Inner {
                 .map(|()| true)
                 .map_err(|e| self.clients.error(&format!("write to state topic `{state}`"), &e))
         });
-        if self.noted(report, written, &format!("write to state topic `{state}`"), || {
+        if Self::noted(report, written, &format!("write to state topic `{state}`"), || {
             self.topic_acl(state, &["Write"])
         })? {
             report.facts.push(format!(
@@ -124,7 +124,7 @@ impl Inner {
             Err(error) if is_too_large(&error) => Ok(()),
             Err(error) => Err(self.clients.error(&format!("write to topic `{topic}`"), &error)),
         };
-        let may = self.noted(report, written, &format!("write to topic `{topic}`"), || {
+        let may = Self::noted(report, written, &format!("write to topic `{topic}`"), || {
             self.topic_acl(topic, &["Write"])
         })?;
         if may {
@@ -164,7 +164,6 @@ impl Inner {
 
     /// Whether it went well; a right that is missing goes into the report.
     fn noted(
-        &self,
         report: &mut Report,
         result: Result<(), TransportError>,
         what: &str,
@@ -192,12 +191,12 @@ impl Inner {
     }
 
     fn acl(&self, operations: &[&str], resource: &str) -> String {
-        let operations: String =
-            operations.iter().map(|operation| format!(" --operation {operation}")).collect();
+        let operations: Vec<_> = operations.iter().flat_map(|operation| ["--operation", operation]).collect();
+        let operations = operations.join(" ");
         // A user's name is no secret; who a token or a certificate makes one is the cluster's to say.
-        let user = self.config.librdkafka.get("sasl.username").map(|user| user.expose_secret());
+        let user = self.config.librdkafka.get("sasl.username").map(ExposeSecret::expose_secret);
         format!(
-            "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{}{operations} {resource}",
+            "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{} {operations} {resource}",
             self.config.bootstrap_servers,
             user.unwrap_or("NAME")
         )

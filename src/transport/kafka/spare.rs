@@ -38,7 +38,7 @@ impl Spares {
             tokio::time::sleep(KEPT).await;
             let mut spares = lock(&spares);
             if spares.get(&id).is_some_and(|spare| spare.id() == number) {
-                spares.remove(&id).map(let_go);
+                spares.remove(&id).into_iter().for_each(let_go);
             }
         });
     }
