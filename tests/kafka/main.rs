@@ -14,9 +14,15 @@ mod binary;
 mod broker;
 mod check;
 mod connect;
+mod cluster;
+mod codes;
 mod contract;
+mod faults;
+mod proxy;
+mod rights;
 mod security;
 mod support;
+mod tokens;
 
 use std::time::Duration;
 
