@@ -13,9 +13,9 @@
 mod check;
 mod client;
 mod consume;
-mod letters;
 mod context;
 mod flow;
+mod letters;
 mod msk_iam;
 mod oauth;
 mod publish;
