@@ -19,9 +19,9 @@ pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{
-    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter, FilterValues,
-    KafkaConfig, LocalConfig, LostState, NatsConfig, NatsLogin, NatsTls, PollConfig, SourceConfig,
-    TransportConfig, collide,
+    BudgetConfig, ClientAuth, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter,
+    FilterValues, KafkaConfig, KafkaLogin, LocalConfig, LostState, MskIamConfig, NatsConfig, NatsLogin,
+    NatsTls, OauthConfig, PollConfig, SecretSource, SourceConfig, TransportConfig, collide,
 };
 
 use std::path::{Path, PathBuf};

@@ -33,6 +33,24 @@ impl Amount {
         }
     }
 
+    /// The same beside another amount: of most rows all metrics state the same text, which is then
+    /// read once.
+    ///
+    /// # Errors
+    /// As [`Amount::parse`].
+    pub fn parse_after(before: Option<&Self>, text: String, unit: String) -> Result<Self, AmountError> {
+        match before {
+            Some(before) if before.text == text => Ok(Self { text, unit, value: before.value }),
+            _ => Self::parse(text, unit),
+        }
+    }
+
+    /// Whether the value is another's, which is nearly always to be seen without any arithmetic.
+    pub fn has_value(&self, value: Decimal) -> bool {
+        let same_digits = self.value.serialize() == value.serialize();
+        same_digits || self.value == value
+    }
+
     /// An amount of which only the value is known; its text is the plain decimal.
     pub fn from_value(value: Decimal, unit: impl Into<String>) -> Self {
         Self { text: value.to_string(), unit: unit.into(), value }

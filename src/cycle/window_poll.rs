@@ -2,11 +2,12 @@
 //! The reading of a month by a backfill is one too; it leaves what polls remember as it is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::ControlFlow,
     time::{Duration, Instant},
 };
 
+use hashbrown::HashMap;
 use jiff::{Timestamp, civil::Date};
 use tracing::{error, trace, warn};
 use uuid::Uuid;
@@ -435,9 +436,11 @@ fn classify_page<'p>(
     let observed_at = page.observed_at;
     let mut changes = Vec::new();
     let mut by_key: HashMap<_, &CostRecord> = HashMap::new();
+    let mut found = None;
     for record in &page.records {
         let key = record.key();
-        let row = ledger.find(&key);
+        let row = ledger.find_after(found, &key);
+        found = row.or(found);
         let previous = row.map(|row| ledger.get(row));
         let listed_before = !sightings.note(record.period, row);
         let same = match by_key.get(&(key.period, key.service, key.group)) {

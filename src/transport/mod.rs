@@ -220,7 +220,7 @@ impl TransportErrorKind {
 }
 
 /// Why a transport could not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransportError {
     /// For the policy.
     pub kind: TransportErrorKind,

@@ -99,10 +99,8 @@ async fn a_publish_that_is_stored_already_is_found_and_a_rivals_is_a_conflict() 
             let mut rival = Poller::new(Nats::new(config.clone()));
             let (own, theirs) = (poller.recover().await.unwrap(), rival.recover().await.unwrap());
             let (cheap, dear) = (records(200, 300), records(200, 400));
-            let (one, other) = tokio::join!(
-                poller.publish(&cheap, second(2), own),
-                rival.publish(&dear, second(2), theirs)
-            );
+            let (one, other) =
+                tokio::join!(poller.publish(&cheap, second(2), own), rival.publish(&dear, second(2), theirs));
             for result in [one, other] {
                 let kind = result.err().map(|error| error.kind);
                 assert!(kind.is_none_or(|kind| kind == TransportErrorKind::Conflict), "{version} {kind:?}");

@@ -8,6 +8,7 @@ use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     admin::{AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::Consumer as _,
+    error::RDKafkaErrorCode as Code,
     message::{BorrowedMessage, Headers as _},
 };
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use tracing::{debug, info};
 use super::{
     Inner,
     check::not_compacted,
-    client::{REQUEST, wait},
+    client::{REQUEST, code, wait},
     lock,
 };
 use crate::{
@@ -196,6 +197,10 @@ impl Inner {
     /// A topic's settings.
     pub(super) fn settings(&self, topic: &str) -> Result<ConfigResource, TransportError> {
         let what = format!("read the settings of topic `{topic}`");
+        if !self.clients.can_administer() {
+            let why = format!("could not {what}: librdkafka's client for it takes no tokens");
+            return Err(TransportError::new(Kind::Rejected, why));
+        }
         let admin = self.clients.admin()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let described = Handle::current()
@@ -228,11 +233,17 @@ impl Inner {
         consumer.assign(&at).map_err(|e| fail(&e))?;
         let mut quiet = Instant::now();
         while quiet.elapsed() < Duration::from_secs(2) {
-            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-                quiet = Instant::now();
-                if is_ours(&message) {
-                    return Ok(true);
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    quiet = Instant::now();
+                    if is_ours(&message) {
+                        return Ok(true);
+                    }
                 }
+                Some(Err(error)) if code(&error) == Some(Code::TopicAuthorizationFailed) => {
+                    return Err(fail(&error));
+                }
+                _ => {}
             }
         }
         Ok(false)
