@@ -24,7 +24,7 @@ use crate::{
     cycle::{self, Context, MonthRead, Outcome, Reread},
     exit::Exit,
     poller::{FetchError, FetchErrorKind},
-    transport::{Transport, TransportError, TransportErrorKind},
+    transport::{Transport, TransportError},
 };
 use jobs::{Job, prepare};
 use progress::Progress;
@@ -264,7 +264,7 @@ impl<T: Transport> Work<'_, T> {
             progress.now(&name, month, "");
             let read = match self.attempt(job, month).await {
                 Ok(read) => read,
-                Err(error) if self.transport.comes_back() && is_passing(error.kind) && attempt < ATTEMPTS => {
+                Err(error) if self.transport.comes_back() && error.kind.may_pass() && attempt < ATTEMPTS => {
                     warn!(connection = name, month = label(month), kind = error.kind.name(), "{error}");
                     self.pause(&mut attempt, (&name, month), progress).await;
                     continue;
@@ -442,16 +442,5 @@ const fn may_pass(error: &FetchError) -> bool {
     matches!(
         error.kind,
         FetchErrorKind::Throttled | FetchErrorKind::Unavailable | FetchErrorKind::RestartQuery
-    )
-}
-
-/// Whether time may mend it.
-const fn is_passing(kind: TransportErrorKind) -> bool {
-    matches!(
-        kind,
-        TransportErrorKind::Unavailable
-            | TransportErrorKind::Conflict
-            | TransportErrorKind::Unknown
-            | TransportErrorKind::Regressed
     )
 }

@@ -198,6 +198,11 @@ pub enum TransportErrorKind {
 }
 
 impl TransportErrorKind {
+    /// Whether time may mend it.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Conflict | Self::Unknown | Self::Regressed)
+    }
+
     /// The label in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

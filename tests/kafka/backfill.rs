@@ -55,6 +55,16 @@ fn configure(folder: &Path, kafka: &KafkaConfig, simulator: &Simulator) {
     std::fs::write(folder.join("billing.toml"), text).unwrap();
 }
 
+/// Topics, a simulated AWS of several pages a month, and a folder with the configuration.
+async fn home(name: &str, clock: &Clock) -> (KafkaConfig, Simulator, tempfile::TempDir) {
+    let kafka = config(Broker::shared(), name);
+    let options = Options { page_size: 400, ..Options::default() };
+    let simulator = Simulator::start(options, clock.clone()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), &kafka, &simulator);
+    (kafka, simulator, dir)
+}
+
 fn lines(folder: &Path, log: &str, words: &str) -> usize {
     let text = std::fs::read_to_string(folder.join(log)).unwrap_or_default();
     text.lines().filter(|line| line.contains(words)).count()
@@ -94,13 +104,9 @@ fn assert_month(records: &[Record], simulator: &Simulator, month: Date) {
 /// way: no event twice, no poll lost or repeated, and what both count as spent is what AWS charged.
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_service_nothing_is_fenced_out_or_paid_twice() {
-    let kafka = config(Broker::shared(), "backfill");
     let clock = Clock::manual(Clock::system().now());
-    let options = Options { page_size: 400, ..Options::default() };
-    let simulator = Simulator::start(options, clock.clone()).await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let (kafka, simulator, dir) = home("backfill", &clock).await;
     let folder = dir.path();
-    configure(folder, &kafka, &simulator);
     let service = Service(program(folder, "run", &["run"]).spawn().unwrap());
     wait_until("it polls", || lines(folder, "run", "cycle finished") >= 1);
 
@@ -172,13 +178,9 @@ async fn beside_a_service_nothing_is_fenced_out_or_paid_twice() {
 /// Killed, it leaves a claim behind that is void once it has stood still; then it goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_it_goes_on_where_it_was() {
-    let kafka = config(Broker::shared(), "backfill-killed");
     let clock = Clock::manual(Clock::system().now());
-    let options = Options { page_size: 400, ..Options::default() };
-    let simulator = Simulator::start(options, clock.clone()).await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let (kafka, simulator, dir) = home("backfill-killed", &clock).await;
     let folder = dir.path();
-    configure(folder, &kafka, &simulator);
     let text = std::fs::read_to_string(folder.join("billing.toml")).unwrap();
     std::fs::write(folder.join("billing.toml"), text.replace("[poll]", "[poll]\nclaim_ttl = \"2s\""))
         .unwrap();

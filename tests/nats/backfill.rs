@@ -7,10 +7,8 @@ use amazon_billing_source::{
     app::{self, Mode, World},
     backfill::{self, Consent, Request, quote},
     clock::Clock,
-    config::{
-        BudgetConfig, Config, ConnectionConfig, CredentialsConfig, PollConfig, SourceConfig, TransportConfig,
-    },
-    cost::{CostMetric, Granularity, utc_date},
+    config::{BudgetConfig, Config, PollConfig, SourceConfig, TransportConfig},
+    cost::{CostMetric, utc_date},
     cycle::Reread,
     exit::Exit,
     simulator::{DEFAULT_ACCOUNT, Options, Simulator},
@@ -21,25 +19,12 @@ use jiff::ToSpan as _;
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Seen, Server, Violations, consume, judge, versions};
+use crate::{
+    claims::connection,
+    support::{Seen, Server, Violations, consume, judge, versions},
+};
 
 fn config(server: &Server, simulator: &Simulator) -> Config {
-    let connection = ConnectionConfig {
-        name: "main".to_owned(),
-        account_id: Some(DEFAULT_ACCOUNT.to_owned()),
-        granularity: vec![Granularity::Daily],
-        metrics: vec![CostMetric::UnblendedCost],
-        group_by: None,
-        filter: None,
-        endpoint_url: Some(simulator.url()),
-        sts_endpoint_url: None,
-        region: "us-east-1".to_owned(),
-        credentials: CredentialsConfig::Keys {
-            access_key_id: "AKIA".to_owned(),
-            secret_access_key: "s".into(),
-            session_token: None,
-        },
-    };
     Config {
         source: SourceConfig {
             source: "cloud.amazon.billing".to_owned(),
@@ -55,7 +40,7 @@ fn config(server: &Server, simulator: &Simulator) -> Config {
             grace: Duration::from_secs(10),
         },
         budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
-        connections: vec![connection],
+        connections: vec![connection(DEFAULT_ACCOUNT, simulator)],
         transport: TransportConfig::Nats(server.config()),
         admin: None,
     }
