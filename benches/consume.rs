@@ -8,7 +8,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails is none")]
 #![allow(missing_docs, clippy::float_arithmetic, clippy::cast_precision_loss)]
-#![allow(dead_code, reason = "the tests' brokers can do more")]
+#![allow(dead_code, unreachable_pub, reason = "the tests' brokers can do more")]
 
 #[path = "../tests/kafka/broker.rs"]
 mod broker;
@@ -136,7 +136,7 @@ fn run(mut command: Command) -> Run {
     let mut stdout = child.stdout.take().unwrap();
     let mut buffer = vec![0; 1 << 20];
     let (mut lines, mut bytes, mut peak, mut looked) = (0, 0, 0, Instant::now());
-    let mut look = |peak: &mut u64| {
+    let look = |peak: &mut u64| {
         let text = fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kb = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
@@ -148,7 +148,7 @@ fn run(mut command: Command) -> Run {
             break;
         }
         bytes += read as u64;
-        lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count();
+        lines += memchr::memchr_iter(b'\n', &buffer[..read]).count();
         if looked.elapsed() > Duration::from_millis(20) {
             look(&mut peak);
             looked = Instant::now();

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod backfill;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -23,6 +24,7 @@ pub mod exit;
 pub mod forward;
 pub mod http;
 pub mod poller;
+mod signals;
 pub mod simulator;
 pub mod telemetry;
 pub mod transport;

@@ -3,7 +3,7 @@
 //! No amount is logged above DEBUG, and no secret at any level.
 
 use std::{
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -47,10 +47,11 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::builder()
         .parse(format!("aws_=error,{filter}{quiet}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
+    let is_terminal = io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(move || LogLine { clear: is_terminal })
+        .with_ansi(is_terminal);
     let result = match format {
         LogFormat::Text => logs.with_target(false).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -59,6 +60,26 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
         tracing::debug!("logs were set up before");
     }
     Ok(())
+}
+
+/// One log line on its way to stderr. On a terminal it takes the place of a progress bar, which is
+/// drawn again below it.
+struct LogLine {
+    clear: bool,
+}
+
+impl io::Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        if std::mem::take(&mut self.clear) {
+            stderr.write_all(b"\r\x1b[2K")?;
+        }
+        stderr.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// The program's metrics, all named `billing_source_...`. Clones count together.

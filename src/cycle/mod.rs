@@ -6,9 +6,11 @@
 mod claim;
 #[cfg(test)]
 mod model;
+mod month;
 mod window_poll;
 
 pub use claim::ClaimWatch;
+pub use month::{MonthRead, Reread, read_month};
 pub use window_poll::WindowPoll;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -22,7 +24,7 @@ use crate::{
     clock::Clock,
     config::{BudgetConfig, ConnectionConfig, PollConfig},
     cost::{Granularity, midnight, utc_date},
-    dedup::{ConnectionState, Counts, Ledger},
+    dedup::{ConnectionState, Counts, Ledger, PollState},
     event::EventFactory,
     poller::{Allowance, CostExplorer, FetchError, FetchErrorKind, PageGuard, Spent, Window},
     telemetry::Metrics,
@@ -203,7 +205,8 @@ async fn poll<T: Transport>(
     shutdown: &CancellationToken,
 ) -> Result<(Outcome, Option<Timestamp>), TransportError> {
     let started = context.clock.now();
-    let state = context.transport.recover(&context.factory.scope().id(), ledger).await?;
+    let window_of = |state: &ConnectionState| window_of(granularity, started, context.poll, state);
+    let state = context.transport.recover_window(&context.factory.scope().id(), ledger, &window_of).await?;
     let due_at = state.due_at(granularity, context.poll.interval, started);
     if when == When::Due && due_at.is_some_and(|at| started < at) {
         return Ok((Outcome::NotDue, None));
@@ -211,13 +214,11 @@ async fn poll<T: Transport>(
     if !watch.may_claim(state.claim.as_ref(), context.instance, context.poll.claim_ttl) {
         return Ok((Outcome::Claimed, None));
     }
-    let poll_state = state.poll(granularity);
-    let due = Window::due(granularity, started, context.poll.settle_days, poll_state.last_complete);
-    let missing = poll_state.missing.iter().filter_map(|row| Some(row.key()?.period));
-    let window = missing.min().map_or(due, |oldest| due.reaching(oldest));
+    let window = window_of(&state);
+    let pages = state.poll(granularity).pages;
     let mut poll = WindowPoll::new(context, ledger, state, window);
 
-    if let ControlFlow::Break(outcome) = poll.claim(poll_state.pages.max(1)).await? {
+    if let ControlFlow::Break(outcome) = poll.claim(pages.max(1)).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.
         let until = match outcome {
             Outcome::BudgetSpent { until, .. } => Some(until),
@@ -225,7 +226,31 @@ async fn poll<T: Transport>(
         };
         return Ok((outcome, until));
     }
-    let mut restarted = false;
+    let (outcome, requests) = read_pages(context, aws, &mut poll, window, shutdown).await?;
+    report.requests += requests;
+    let (outcome, retry_at) = match outcome {
+        Outcome::Claimed => (Outcome::Claimed, None),
+        Outcome::Complete => (poll.complete(started).await?, None),
+        outcome => {
+            let retry_at = poll.fail(&outcome, started).await?;
+            (outcome, retry_at)
+        }
+    };
+    report.counts += poll.counts();
+    report.pages += poll.pages();
+    Ok((outcome, retry_at))
+}
+
+/// Asks for the pages of a claimed window, one after the other, and publishes each. Returns how that
+/// ended and what was spent, the requests AWS charges for; the poll is still to be ended.
+async fn read_pages<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    poll: &mut WindowPoll<'_, T>,
+    window: Window,
+    shutdown: &CancellationToken,
+) -> Result<(Outcome, u32), TransportError> {
+    let (mut restarted, mut spent) = (false, 0);
     let outcome = 'query: loop {
         let mut guard = PageGuard::new(context.poll.max_pages);
         let mut token: Option<String> = None;
@@ -240,7 +265,7 @@ async fn poll<T: Transport>(
             let answer = asked.await;
             let requests = aws.take_spent();
             poll.spent(requests);
-            report.requests += requests;
+            spent += requests;
             let page = match answer {
                 None => break 'query Outcome::Interrupted,
                 Some(Ok(page)) => page,
@@ -274,17 +299,21 @@ async fn poll<T: Transport>(
             }
         }
     };
-    let (outcome, retry_at) = match outcome {
-        Outcome::Claimed => (Outcome::Claimed, None),
-        Outcome::Complete => (poll.complete(started).await?, None),
-        outcome => {
-            let retry_at = poll.fail(&outcome, started).await?;
-            (outcome, retry_at)
-        }
-    };
-    report.counts += poll.counts();
-    report.pages += poll.pages();
-    Ok((outcome, retry_at))
+    Ok((outcome, spent))
+}
+
+/// What a poll that begins at `started` asks for: what is due, back to the oldest row that has to be
+/// looked at once more.
+pub(crate) fn window_of(
+    granularity: Granularity,
+    started: Timestamp,
+    poll: &PollConfig,
+    state: &ConnectionState,
+) -> Window {
+    let PollState { last_complete, missing, .. } = state.poll(granularity);
+    let due = Window::due(granularity, started, poll.settle_days, last_complete);
+    let missing = missing.iter().filter_map(|row| Some(row.key()?.period));
+    missing.min().map_or(due, |oldest| due.reaching(oldest))
 }
 
 /// What an operator should look at; a complete cycle says so once, at its end.
@@ -330,7 +359,12 @@ fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Ti
 }
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
-fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
+pub(crate) fn budget_resets_at(
+    now: Timestamp,
+    budget: BudgetConfig,
+    spent: &[Spent],
+    needed: u32,
+) -> Timestamp {
     let today = utc_date(now);
     let month_only = BudgetConfig { requests_per_day: None, ..budget };
     let next = if Allowance::left(month_only, now, spent).covers(needed) {

@@ -29,8 +29,9 @@ use crate::{
 /// namespace.
 const ID_NAMESPACE: Uuid = uuid!("acd09bd5-ddc1-5a78-b8cc-9fd5362b1d5c");
 
-/// Where the schemas of the event types are named; the version grows with the shape of `data`.
-pub(crate) const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
+/// The address below which `schemas/` is published.
+pub const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
+/// The version that events name in `dataschema`; it grows with the shape of `data`.
 pub(crate) const SCHEMA_VERSION: &str = "1.0.0";
 
 /// Builds the events of one scope.

@@ -42,6 +42,12 @@ impl Window {
         }
     }
 
+    /// Every day of one month: what a backfill asks for at once.
+    pub fn month(month: Date) -> Self {
+        let first = month.first_of_month();
+        Self { from: Period::day(first), until: Period::day(first.saturating_add(1.month())) }
+    }
+
     /// The same, back to the month of a day that has to be looked at once more: a row that was missing
     /// from one answer is judged by the next, and by then its month may have settled. AWS keeps no
     /// more of hours than is asked for anyway.
@@ -63,6 +69,19 @@ impl Window {
     /// Whether a period was asked for.
     pub fn contains(&self, period: Period) -> bool {
         self.from <= period && period < self.until
+    }
+
+    /// Whether every period of another window is one of this.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.granularity() == other.granularity() && self.from <= other.from && other.until <= self.until
+    }
+
+    /// The first day of every month the window touches, oldest first.
+    pub fn months(&self) -> impl Iterator<Item = Date> {
+        let (first, until) = (self.from.date().first_of_month(), self.until.hours());
+        (0..)
+            .map(move |months: i32| first.saturating_add(months.months()))
+            .take_while(move |month| Period::day(*month).hours() < until)
     }
 
     /// `TimePeriod.Start` of the request, inclusive.
@@ -90,7 +109,8 @@ fn daily(now: Timestamp, settle_days: u8, last_complete: Option<Timestamp>) -> W
     Window { from: Period::day(from.max(oldest_month(today))), until: Period::day(today).next() }
 }
 
-fn oldest_month(today: Date) -> Date {
+/// The first day of the oldest month that Cost Explorer keeps daily data of.
+pub fn oldest_month(today: Date) -> Date {
     today.first_of_month().saturating_sub(DAILY_HISTORY_MONTHS.months())
 }
 
@@ -113,6 +133,14 @@ fn month_to_read(day: Date, settle_days: u8) -> Date {
     } else {
         first
     }
+}
+
+/// The first day on which a poll takes the figures of a month for settled: it is read on that day
+/// still, and no more afterwards.
+pub fn settles_on(month: Date, settle_days: u8) -> Date {
+    let next = month.first_of_month().saturating_add(1.month());
+    let day = i64::from(clamp_day(settle_days).max(1));
+    next.saturating_add((day - 1).days()).min(next.last_of_month())
 }
 
 fn clamp_day(settle_days: u8) -> i8 {
@@ -166,6 +194,21 @@ mod tests {
     }
 
     #[test]
+    fn a_month_is_all_its_days_and_settles_in_the_next() {
+        for (day, settle, from, end, settles) in [
+            ("2026-03-15", 10, "2026-03-01", "2026-04-01", "2026-04-10"),
+            ("2026-12-01", 0, "2026-12-01", "2027-01-01", "2027-01-01"),
+            ("2024-02-29", 1, "2024-02-01", "2024-03-01", "2024-03-01"),
+            ("2026-01-31", 31, "2026-01-01", "2026-02-01", "2026-02-28"),
+        ] {
+            let month: Date = day.parse().unwrap();
+            let window = Window::month(month);
+            assert_eq!((window.aws_start().as_str(), window.aws_end().as_str()), (from, end), "{day}");
+            assert_eq!(settles_on(month, settle).to_string(), settles, "{day}");
+        }
+    }
+
+    #[test]
     fn a_window_reaches_back_to_the_month_of_a_missing_row() {
         let window = Window::due(Granularity::Daily, at("2026-05-25T00:00:00Z"), 10, None);
         for (day, from) in [
@@ -179,6 +222,40 @@ mod tests {
         }
         let hourly = Window::due(Granularity::Hourly, at("2026-05-25T00:00:00Z"), 10, None);
         assert_eq!(hourly.reaching(Period::from_label("2026-03-31T05").unwrap()), hourly);
+    }
+
+    #[test]
+    fn a_window_covers_what_lies_within_it() {
+        let window = |from: &str, until: &str| Window {
+            from: Period::from_label(from).unwrap(),
+            until: Period::from_label(until).unwrap(),
+        };
+        let march = window("2026-03-01", "2026-04-01");
+        for (other, expected) in [
+            (march, true),
+            (window("2026-03-05", "2026-03-06"), true),
+            (window("2026-02-28", "2026-03-06"), false),
+            (window("2026-03-05", "2026-04-02"), false),
+            (window("2026-03-05T00", "2026-03-06T00"), false),
+        ] {
+            assert_eq!(march.covers(&other), expected, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_names_every_month_it_touches() {
+        for (from, until, expected) in [
+            ("2026-03-01", "2026-04-01", "2026-03-01"),
+            ("2026-03-01", "2026-04-02", "2026-03-01 2026-04-01"),
+            ("2025-12-31", "2026-02-01", "2025-12-01 2026-01-01"),
+            ("2026-02-20T05", "2026-03-01T00", "2026-02-01"),
+            ("2026-02-20T05", "2026-03-01T01", "2026-02-01 2026-03-01"),
+        ] {
+            let window =
+                Window { from: Period::from_label(from).unwrap(), until: Period::from_label(until).unwrap() };
+            let months: Vec<_> = window.months().map(|month| month.to_string()).collect();
+            assert_eq!(months.join(" "), expected, "{from} {until}");
+        }
     }
 
     #[test]

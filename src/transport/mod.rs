@@ -19,7 +19,12 @@ use std::{collections::BTreeMap, fmt};
 use crate::{
     dedup::{Change, ConnectionState, Ledger},
     event::{Event, EventFactory},
+    poller::Window,
 };
+
+/// The window of a poll, which follows from the connection's state: rows that were missing once and
+/// downtime make it longer. Asked between reading the state and reading the keys.
+pub type WindowOf<'a> = &'a (dyn Fn(&ConnectionState) -> Window + Sync);
 
 /// What every transport does.
 ///
@@ -37,6 +42,21 @@ pub trait Transport: Send + Sync + 'static {
         scope: &str,
         ledger: &mut Ledger,
     ) -> impl Future<Output = Result<ConnectionState, TransportError>> + Send;
+
+    /// The same for a poll, which looks at one window only: a transport that can loads no key of any
+    /// other period, so that neither memory nor the time this takes follows the history. Where a
+    /// ledger [reaches](Ledger::reaches) further, it is left as it is.
+    ///
+    /// # Errors
+    /// As [`Transport::recover`].
+    fn recover_window(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        _window: WindowOf<'_>,
+    ) -> impl Future<Output = Result<ConnectionState, TransportError>> + Send {
+        self.recover(scope, ledger)
+    }
 
     /// The connection's own state alone, where it can be had without the keys: then these are loaded
     /// for a poll and let go after it, and memory follows the polls at work. `None` where only
@@ -195,7 +215,7 @@ impl TransportErrorKind {
 }
 
 /// Why a transport could not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransportError {
     /// For the policy.
     pub kind: TransportErrorKind,

@@ -28,8 +28,12 @@ struct Topic {
 
 impl Topic {
     async fn new(name: &str, partitions: i32) -> Self {
+        Self::on(Broker::shared(), name, partitions).await
+    }
+
+    async fn on(broker: &Broker, name: &str, partitions: i32) -> Self {
         let name = format!("read-{name}-{}", std::process::id());
-        let servers = Broker::shared().servers();
+        let servers = broker.servers();
         create_topic(&servers, &name, partitions, &[]).await;
         let home = Home::new();
         home.write(
@@ -348,4 +352,32 @@ async fn offsets_no_longer_kept_are_said() {
     let ran = topic.home.run(&["replay", "--name", &group]).fine();
     assert_eq!(ran.lines(), lines(&all[8..10]));
     assert!(ran.stderr.contains("from=2 until=8"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn tail_follows_over_a_restart_of_the_broker() {
+    let mut broker = Broker::start("", &[]);
+    let topic = Topic::on(&broker, "restart", 1).await;
+    let all = events(9);
+    topic.publish(&all[..3], ContentMode::Binary).await;
+    let running = topic.home.start(&["tail", "--from-beginning"]);
+    running.wait_for(3);
+    broker.kill();
+    broker.restart();
+    topic.publish(&all[3..], ContentMode::Binary).await;
+    assert_eq!(running.wait_for(9), lines(&all));
+    let ran = running.interrupt();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_ends_what_follows_it() {
+    let topic = Topic::new("deleted", 1).await;
+    topic.publish(&events(3), ContentMode::Binary).await;
+    let mut running = topic.home.start(&["tail", "--from-beginning"]);
+    running.wait_for(3);
+    crate::topics::delete_topic(&topic.servers, &topic.name).await;
+    let ran = running.ended();
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no topic"), "{}", ran.stderr);
 }

@@ -22,7 +22,7 @@ use crate::{
     dedup::{ConnectionState, Ledger},
     event::{EventFactory, structured_json},
     simulator::Bill,
-    transport::{Batch, Delivery, Transport, TransportError},
+    transport::{Batch, Delivery, Transport, TransportError, WindowOf},
 };
 
 /// The most changes shown to people per poll.
@@ -79,6 +79,15 @@ impl<T> Observed<T> {
 impl<T: Transport> Transport for Observed<T> {
     async fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
         self.inner.recover(scope, ledger).await
+    }
+
+    async fn recover_window(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        window: WindowOf<'_>,
+    ) -> Result<ConnectionState, TransportError> {
+        self.inner.recover_window(scope, ledger, window).await
     }
 
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {

@@ -33,7 +33,6 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -45,11 +44,13 @@ pub(crate) use letters::LetterSubject;
 use client::JetStream;
 use publish::{Item, Publisher};
 
-use super::{Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use super::{
+    Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind, WindowOf,
+};
 use crate::{
     config::NatsConfig,
     dedup::{ConnectionState, Ledger},
-    event::{Binding, WireMessage, encode},
+    event::{Binding, encode},
 };
 
 /// JetStream as the output and the state. It connects when first used, and then for ever.
@@ -130,7 +131,46 @@ impl Nats {
         }
     }
 
-    /// Reads the scope's events into the ledger, up to the proven end.
+    /// Brings the ledger to the proven end of what a poll of `window` looks at, or of everything.
+    async fn bring(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        window: Option<WindowOf<'_>>,
+    ) -> Result<ConnectionState, TransportError> {
+        let js = self.js().await?;
+        let facts = stream_facts(&self.stream(js).await?);
+        let (revision, value, state) = self.connection(js, scope).await?;
+        if let Some(end) = ledger.recovered_to() {
+            let known = self.known(scope).unwrap_or_default();
+            if known.created != facts.created || facts.last < end {
+                let what = format!(
+                    "stream `{}` is not what it was: recreated, or it lost messages behind {}",
+                    self.config.stream, facts.last
+                );
+                self.scopes().remove(scope);
+                return Err(TransportError::new(Kind::Regressed, what)
+                    .with_hint("what is missing is published again by the next poll"));
+            }
+            if known.holes != facts.holes {
+                info!(
+                    stream = self.config.stream,
+                    "messages were removed from the stream; its state is read anew"
+                );
+                ledger.clear();
+            }
+        }
+        let window = window.map(|window_of| window_of(&state));
+        if ledger.recovered_to().is_none() || !ledger.reaches(window.as_ref()) {
+            ledger.begin(window);
+        }
+        self.read_events(js, scope, &facts, ledger).await?;
+        let StreamFacts { created, holes, .. } = facts;
+        self.scopes().insert(scope.to_owned(), Known { created, holes, revision, value });
+        Ok(state)
+    }
+
+    /// Reads the scope's events into the ledger, as far as that reaches.
     async fn read_events(
         &self,
         js: &JetStream,
@@ -141,18 +181,27 @@ impl Nats {
         let name = &self.config.stream;
         let prefix = &self.config.subject_prefix;
         let stream = js.stream(name).await?;
-        let filter = subject::filter(prefix, scope);
         let behind = ledger.recovered_to();
-        let read =
-            read::read(js, &stream, name, &filter, behind, self.config.timeout, |message, sequence| {
+        let window = ledger.window();
+        let filters = match &window {
+            None => vec![subject::filter(prefix, scope)],
+            Some(window) => subject::window_filters(prefix, scope, window),
+        };
+        for filter in &filters {
+            read::read(js, &stream, name, filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)? {
+                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)?
+                    && window.is_none_or(|window| window.contains(record.period))
+                {
                     ledger.apply_at(&record.key(), &record.statement, sequence);
                 }
                 Ok(())
-            });
-        let end = read.await?.unwrap_or(0);
-        ledger.set_recovered_to(end.max(facts.last));
+            })
+            .await?;
+        }
+        // No further than where the stream ended before the first filter was read: what came since
+        // is perhaps of a filter that had been read by then. It is read again and changes nothing.
+        ledger.set_recovered_to(facts.last);
         Ok(())
     }
 
@@ -189,14 +238,17 @@ impl Nats {
         Ok(())
     }
 
-    fn item(&self, scope: &str, outgoing: &Outgoing) -> Result<Item, TransportError> {
-        let message = encode(outgoing.event.clone(), Binding::Nats, self.config.content_mode)
+    fn item(&self, scope: &str, outgoing: Outgoing) -> Result<Item, TransportError> {
+        let Outgoing { event, record, expected } = outgoing;
+        let message = encode(event, Binding::Nats, self.config.content_mode)
             .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
         Ok(Item {
-            subject: subject::of_record(&self.config.subject_prefix, scope, &outgoing.record),
-            id: outgoing.record.event_id,
-            expected: outgoing.expected,
-            headers: wire_headers(&message),
+            subject: subject::of_record(&self.config.subject_prefix, scope, &record),
+            id: record.event_id,
+            expected,
+            // Names and values have no line breaks: attributes are checked with the configuration,
+            // and texts of AWS come as slugs or in the payload.
+            headers: message.headers,
             payload: Bytes::from(message.payload),
         })
     }
@@ -204,32 +256,16 @@ impl Nats {
 
 impl Transport for Nats {
     async fn recover(&self, scope: &str, ledger: &mut Ledger) -> Result<ConnectionState, TransportError> {
-        let js = self.js().await?;
-        let facts = stream_facts(&self.stream(js).await?);
-        let (revision, value, state) = self.connection(js, scope).await?;
-        if let Some(end) = ledger.recovered_to() {
-            let known = self.known(scope).unwrap_or_default();
-            if known.created != facts.created || facts.last < end {
-                let what = format!(
-                    "stream `{}` is not what it was: recreated, or it lost messages behind {}",
-                    self.config.stream, facts.last
-                );
-                self.scopes().remove(scope);
-                return Err(TransportError::new(Kind::Regressed, what)
-                    .with_hint("what is missing is published again by the next poll"));
-            }
-            if known.holes != facts.holes {
-                info!(
-                    stream = self.config.stream,
-                    "messages were removed from the stream; its state is read anew"
-                );
-                ledger.clear();
-            }
-        }
-        self.read_events(js, scope, &facts, ledger).await?;
-        let StreamFacts { created, holes, .. } = facts;
-        self.scopes().insert(scope.to_owned(), Known { created, holes, revision, value });
-        Ok(state)
+        self.bring(scope, ledger, None).await
+    }
+
+    async fn recover_window(
+        &self,
+        scope: &str,
+        ledger: &mut Ledger,
+        window: WindowOf<'_>,
+    ) -> Result<ConnectionState, TransportError> {
+        self.bring(scope, ledger, Some(window)).await
     }
 
     async fn peek(&self, scope: &str) -> Result<Option<ConnectionState>, TransportError> {
@@ -241,14 +277,15 @@ impl Transport for Nats {
 
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         let js = self.js().await?;
-        let Some(known) = self.known(&batch.scope) else {
+        let Batch { scope, events, connection, .. } = batch;
+        let Some(known) = self.known(&scope) else {
             return Err(TransportError::new(Kind::Conflict, "the scope was not recovered"));
         };
-        let value = bucket::value(batch.connection);
+        let value = bucket::value(connection);
         let unchanged = value == known.value;
-        if unchanged || !batch.events.is_empty() {
+        if unchanged || !events.is_empty() {
             // Saves a rival's poll from being published twice over; safety does not need it.
-            let (revision, ..) = self.connection(js, &batch.scope).await?;
+            let (revision, ..) = self.connection(js, &scope).await?;
             if revision != known.revision {
                 return Err(TransportError::new(
                     Kind::Conflict,
@@ -257,14 +294,15 @@ impl Transport for Nats {
             }
         }
         let mut deliveries = Vec::new();
-        if !batch.events.is_empty() {
-            let items = batch.events.iter().map(|outgoing| self.item(&batch.scope, outgoing));
-            let items = items.collect::<Result<Vec<_>, _>>()?;
+        if !events.is_empty() {
             let stream = js.stream(&self.config.stream).await?;
-            deliveries = self.publisher(js, &stream, &self.config.stream).publish(&items).await?;
+            let publisher = self.publisher(js, &stream, &self.config.stream);
+            let count = events.len();
+            let items = events.into_iter().map(|outgoing| self.item(&scope, outgoing));
+            deliveries = publisher.publish(count, items).await?;
         }
         if !unchanged {
-            self.write(js, &batch.scope, &known, value).await?;
+            self.write(js, &scope, &known, value).await?;
         }
         Ok(deliveries)
     }
@@ -331,16 +369,6 @@ fn of_scope(
         }
         Err(_) => Ok(None),
     }
-}
-
-/// A message's headers in the client's type. Names and values have no line breaks: attributes are
-/// checked with the configuration, and texts of AWS come as slugs or in the payload.
-fn wire_headers(message: &WireMessage) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &message.headers {
-        headers.insert(&**name, &**value);
-    }
-    headers
 }
 
 #[cfg(test)]

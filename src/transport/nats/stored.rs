@@ -74,7 +74,7 @@ mod tests {
         cost::GroupBy,
         dedup::ChangeKind,
         event::{Binding, ContentMode, EventFactory, encode, tests as fixtures},
-        transport::{Outgoing, nats::wire_headers},
+        transport::Outgoing,
     };
 
     #[test]
@@ -94,7 +94,10 @@ mod tests {
             let outgoing = Outgoing::of(&factory, &change, &names);
             for mode in [ContentMode::Structured, ContentMode::Binary] {
                 let message = encode(outgoing.event.clone(), Binding::Nats, mode).unwrap();
-                let headers = wire_headers(&message);
+                let mut headers = HeaderMap::new();
+                for (name, value) in &message.headers {
+                    headers.insert(&**name, &**value);
+                }
                 let read = read(Some(&headers), &message.payload).unwrap();
                 assert_eq!(read, outgoing.record, "{mode:?}");
                 let texts = |record: &StateRecord| -> Vec<_> {

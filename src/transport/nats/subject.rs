@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     cost::{CostKey, slug},
+    poller::Window,
     transport::StateRecord,
 };
 
@@ -61,6 +62,14 @@ pub(super) fn filter(prefix: &str, scope: &str) -> String {
     format!("{prefix}.{}.>", account(scope))
 }
 
+/// The same for a window: one filter for each month it touches, as a token holds an hour with its
+/// day and no wildcard is part of a token. They are read one after the other, as servers before
+/// 2.10 have no consumer of several filters.
+pub(super) fn window_filters(prefix: &str, scope: &str, window: &Window) -> Vec<String> {
+    let start = format!("{prefix}.{}.*.{}", account(scope), window.granularity().name());
+    window.months().map(|month| format!("{start}.{}.>", month.strftime("%Y.%m"))).collect()
+}
+
 /// Whether a subject has the shape of a key's: what is on it must be an event of ours.
 pub(super) fn is_key(prefix: &str, subject: &str) -> bool {
     subject
@@ -108,6 +117,42 @@ mod tests {
                 .starts_with("aws.cost.111122223333.eu-central-1-")
         );
         assert_eq!(filter("aws.cost", SCOPE), "aws.cost.111122223333.>");
+    }
+
+    /// The address in the AsyncAPI document, with its parameters filled in.
+    #[test]
+    fn subjects_are_those_of_the_contract() {
+        let contract = include_str!("../../../schemas/asyncapi.yaml");
+        let address = contract.lines().find_map(|line| line.strip_prefix("    address: '{prefix}."));
+        let mut address = format!("{{prefix}}.{}", address.unwrap().trim_end_matches('\''));
+        for (parameter, value) in [
+            ("prefix", "aws.cost"),
+            ("account", "111122223333"),
+            ("group", "-"),
+            ("granularity", "hourly"),
+            ("year", "2026"),
+            ("month", "11"),
+            ("day", "21T05"),
+            ("service", "aws-lambda-37e22690b3"),
+            ("key", "140f6fe92d3d0d07"),
+        ] {
+            assert!(contract.contains(&format!("\n      {parameter}:\n")), "{parameter} is described");
+            address = address.replace(&format!("{{{parameter}}}"), value);
+        }
+        assert_eq!(subject("2026-11-21T05", "AWS Lambda", None), address);
+    }
+
+    #[test]
+    fn a_window_is_filtered_by_its_months() {
+        let filters = |from: &str, until: &str| {
+            let [from, until] = [from, until].map(|label| Period::from_label(label).unwrap());
+            window_filters("aws.cost", SCOPE, &Window { from, until })
+        };
+        assert_eq!(
+            filters("2025-12-01", "2026-01-03"),
+            ["aws.cost.111122223333.*.daily.2025.12.>", "aws.cost.111122223333.*.daily.2026.01.>"]
+        );
+        assert_eq!(filters("2026-11-07T02", "2026-11-21T05"), ["aws.cost.111122223333.*.hourly.2026.11.>"]);
     }
 
     #[test]

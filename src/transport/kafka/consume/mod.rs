@@ -357,12 +357,13 @@ impl Reading {
             }
             // No group is joined without a name; reading goes on all the same.
             Some(Code::GroupAuthorizationFailed) if self.options.name.is_none() => Ok(()),
+            // A broker that has just started may not know yet what it has.
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                partitions(&self.source, self.options.partition).map(drop)
+            }
             Some(
                 Code::TopicAuthorizationFailed
                 | Code::GroupAuthorizationFailed
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::UnknownPartition
                 | Code::ClusterAuthorizationFailed
                 | Code::Fatal,
             ) => Err(self.source.fail(&format!("read topic `{topic}`"), error)),
