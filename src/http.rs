@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, redirect::Policy};
+use reqwest::{Certificate, Client, ClientBuilder, redirect::Policy};
 
 /// Name, TCP and TLS must be done by then, whatever the whole request may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -16,19 +16,23 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// # Errors
 /// When `more_roots` is no PEM, or the host has no roots at all.
 pub fn client(deadline: Duration, more_roots: Option<&[u8]>) -> Result<Client, HttpClientError> {
-    // For the whole process; whoever was first chose the same.
-    rustls::crypto::ring::default_provider().install_default().ok();
     let roots = match more_roots {
         Some(pem) => Certificate::from_pem_bundle(pem)?,
         None => Vec::new(),
     };
-    Ok(Client::builder()
+    Ok(builder(deadline).tls_certs_merge(roots).build()?)
+}
+
+/// The same, for who trusts other roots.
+pub fn builder(deadline: Duration) -> ClientBuilder {
+    // For the whole process; whoever was first chose the same.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    Client::builder()
         .user_agent(concat!("amazon-billing-source/", env!("CARGO_PKG_VERSION")))
+        // What a request carries goes where it was told to go.
         .redirect(Policy::none())
         .connect_timeout(CONNECT.min(deadline))
         .timeout(deadline)
-        .tls_certs_merge(roots)
-        .build()?)
 }
 
 /// A client that cannot be.

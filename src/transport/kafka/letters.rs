@@ -10,10 +10,7 @@ use rdkafka::{
     util::Timeout,
 };
 
-use super::{
-    Kafka,
-    client::{Complaint, REQUEST},
-};
+use super::{Kafka, client::REQUEST, context::Context};
 use crate::{
     config::KafkaConfig,
     transport::{TransportError, TransportErrorKind as Kind},
@@ -22,7 +19,7 @@ use crate::{
 /// The topic and its producer.
 pub(crate) struct LetterTopic {
     kafka: Kafka,
-    producer: FutureProducer<Complaint>,
+    producer: FutureProducer<Context>,
     topic: String,
 }
 

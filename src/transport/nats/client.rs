@@ -249,7 +249,7 @@ fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
         }
         Event::Disconnected => warn!("the connection to NATS is lost; reconnecting"),
         Event::LameDuckMode => {
-            warn!("the server of NATS is about to stop; another one follows when it closes")
+            warn!("the server of NATS is about to stop; another one follows when it closes");
         }
         Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => warn!("NATS: {event}"),
         _ => debug!("NATS: {event}"),

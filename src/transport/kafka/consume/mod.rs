@@ -22,7 +22,10 @@ use rdkafka::{
 use tokio::{sync::mpsc::error::TrySendError, task::JoinHandle};
 use tracing::{debug, warn};
 
-use super::client::{Clients, Complaint, REQUEST, TRANSACTION, code, is_no_topic};
+use super::{
+    client::{Clients, REQUEST, TRANSACTION, code, is_no_topic},
+    context::Context,
+};
 use crate::{
     config::KafkaConfig,
     consume::{BATCH, Bound, ConsumerName, Feed, Place, ReadOptions, Received, line_of},
@@ -58,7 +61,7 @@ impl std::fmt::Debug for KafkaPosition {
 /// A topic and the consumer that reads it.
 struct Source {
     clients: Clients,
-    consumer: BaseConsumer<Complaint>,
+    consumer: BaseConsumer<Context>,
     topic: String,
     /// Whether the group was joined, and partitions come and go.
     joined: bool,
@@ -207,7 +210,7 @@ struct Reading {
 
 impl Reading {
     fn open(config: &KafkaConfig, options: ReadOptions, feed: Feed) -> Result<Self, TransportError> {
-        let clients = Clients::new(config);
+        let clients = Clients::new(config)?;
         let joined = options.name.is_some() && options.bound == Bound::Follow && options.partition.is_none();
         let group = options.name.as_ref().map(ConsumerName::as_str);
         let consumer = clients.reader(group)?;
