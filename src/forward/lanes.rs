@@ -6,53 +6,41 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    hash::Hash,
+    sync::Arc,
 };
 
-/// A place in a log: partition, then position; positions may have gaps.
-pub(super) trait Placed: Copy {
-    /// 0 where a log is not divided.
-    fn partition(&self) -> i32;
-    /// Grows within the partition.
-    fn position(&self) -> u64;
-}
+use crate::consume::Place;
 
-/// The events between reading and being done, `T` each, with a key of type `K` and a place `P`.
+/// The events between reading and being done, `T` each.
 #[derive(Debug)]
-pub(super) struct Lanes<K, P, T> {
+pub(super) struct Lanes<T> {
     /// Waiting by key. A key is here from its first event to the end of its last.
-    waiting: HashMap<K, VecDeque<(P, T)>>,
+    waiting: HashMap<Arc<str>, VecDeque<(Place, T)>>,
     /// Keys that wait for nobody.
-    ready: VecDeque<K>,
+    ready: VecDeque<Arc<str>>,
     /// Everything not yet passed by the position, by partition.
-    open: BTreeMap<i32, Open<P>>,
+    open: BTreeMap<i32, Open>,
     count: usize,
 }
 
 /// What was read of a partition and is not yet passed by its position.
-#[derive(Debug)]
-struct Open<P> {
+#[derive(Debug, Default)]
+struct Open {
     /// In the order it was read; and whether it is done.
-    places: VecDeque<(P, bool)>,
+    places: VecDeque<(Place, bool)>,
     /// By position, which of all places ever read it is.
     numbers: HashMap<u64, u64>,
     /// The number of the first of `places`.
     first: u64,
 }
 
-impl<P> Default for Open<P> {
-    fn default() -> Self {
-        Self { places: VecDeque::new(), numbers: HashMap::new(), first: 0 }
-    }
-}
-
-impl<K, P, T> Default for Lanes<K, P, T> {
+impl<T> Default for Lanes<T> {
     fn default() -> Self {
         Self { waiting: HashMap::new(), ready: VecDeque::new(), open: BTreeMap::new(), count: 0 }
     }
 }
 
-impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
+impl<T> Lanes<T> {
     /// How many places are not yet passed by the position.
     pub(super) const fn len(&self) -> usize {
         self.count
@@ -65,7 +53,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
 
     /// Takes in what was read. A place that is here already is left alone: after a change of owner a
     /// broker gives again what was not yet committed.
-    pub(super) fn push(&mut self, key: K, place: P, item: T) {
+    pub(super) fn push(&mut self, key: Arc<str>, place: Place, item: T) {
         if !self.enter(place, false) {
             return;
         }
@@ -78,17 +66,17 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// Takes in what needs nothing to be done.
-    pub(super) fn pass(&mut self, place: P) {
+    pub(super) fn pass(&mut self, place: Place) {
         self.enter(place, true);
     }
 
-    fn enter(&mut self, place: P, done: bool) -> bool {
-        let open = self.open.entry(place.partition()).or_default();
+    fn enter(&mut self, place: Place, done: bool) -> bool {
+        let open = self.open.entry(place.partition).or_default();
         let number = open.first + open.places.len() as u64;
-        if open.numbers.contains_key(&place.position()) {
+        if open.numbers.contains_key(&place.position) {
             return false;
         }
-        open.numbers.insert(place.position(), number);
+        open.numbers.insert(place.position, number);
         open.places.push_back((place, done));
         self.count += 1;
         true
@@ -96,7 +84,7 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
 
     /// Up to `most` events that may go together: all of keys nobody is at work on, each key's in
     /// order. Their keys are taken until [`Lanes::free`].
-    pub(super) fn take(&mut self, most: usize) -> Vec<(K, P, T)> {
+    pub(super) fn take(&mut self, most: usize) -> Vec<(Arc<str>, Place, T)> {
         let mut taken = Vec::new();
         while taken.len() < most {
             let Some(key) = self.ready.pop_front() else { break };
@@ -108,19 +96,16 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// This event is done.
-    pub(super) fn done(&mut self, place: P) {
-        let Some(open) = self.open.get_mut(&place.partition()) else { return };
-        let index = open.numbers.get(&place.position()).and_then(|n| usize::try_from(n - open.first).ok());
+    pub(super) fn done(&mut self, place: Place) {
+        let Some(open) = self.open.get_mut(&place.partition) else { return };
+        let index = open.numbers.get(&place.position).and_then(|n| usize::try_from(n - open.first).ok());
         if let Some((_, done)) = index.and_then(|index| open.places.get_mut(index)) {
             *done = true;
         }
     }
 
     /// Nobody is at work any more on what one [`Lanes::take`] gave, all of its events' keys.
-    pub(super) fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
-    where
-        K: 'a,
-    {
+    pub(super) fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a Arc<str>>) {
         let mut last = None;
         for key in keys {
             // A key's events stand side by side.
@@ -137,12 +122,12 @@ impl<K: Clone + Eq + Hash, P: Placed, T> Lanes<K, P, T> {
     }
 
     /// The newest place of each partition before which everything is done, where it has moved.
-    pub(super) fn advance(&mut self) -> Vec<P> {
+    pub(super) fn advance(&mut self) -> Vec<Place> {
         let mut moved = Vec::new();
         for open in self.open.values_mut() {
             let mut newest = None;
             while let Some((place, _)) = open.places.pop_front_if(|(_, done)| *done) {
-                open.numbers.remove(&place.position());
+                open.numbers.remove(&place.position);
                 open.first += 1;
                 self.count -= 1;
                 newest = Some(place);
@@ -161,33 +146,22 @@ mod tests {
 
     use super::*;
 
-    impl Placed for (i32, u64) {
-        fn partition(&self) -> i32 {
-            self.0
-        }
-        fn position(&self) -> u64 {
-            self.1
-        }
-    }
-
-    type Places = Lanes<&'static str, (i32, u64), u64>;
-
-    fn read(events: &[(&'static str, u64)]) -> Places {
-        let mut lanes = Places::default();
+    fn read(events: &[(&'static str, u64)]) -> Lanes<u64> {
+        let mut lanes = Lanes::<u64>::default();
         for (key, position) in events {
-            lanes.push(key, (0, *position), *position);
+            lanes.push(Arc::from(*key), Place::of(0, *position), *position);
         }
         lanes
     }
 
-    fn finish(lanes: &mut Places, taken: &[(&'static str, (i32, u64), u64)]) {
+    fn finish(lanes: &mut Lanes<u64>, taken: &[(Arc<str>, Place, u64)]) {
         for (_, place, _) in taken {
             lanes.done(*place);
         }
         lanes.free(taken.iter().map(|(key, _, _)| key));
     }
 
-    fn items(taken: &[(&'static str, (i32, u64), u64)]) -> Vec<u64> {
+    fn items(taken: &[(Arc<str>, Place, u64)]) -> Vec<u64> {
         taken.iter().map(|(_, _, item)| *item).collect()
     }
 
@@ -207,7 +181,7 @@ mod tests {
         let mut lanes = read(&[("a", 1), ("b", 2), ("a", 3), ("c", 4)]);
         let batch = lanes.take(3);
         assert_eq!(items(&batch), [1, 3, 2]);
-        lanes.push("a", (0, 5), 5);
+        lanes.push(Arc::from("a"), Place::of(0, 5), 5);
         assert_eq!(items(&lanes.take(3)), [4], "a and b are at work");
         finish(&mut lanes, &batch);
         assert_eq!(items(&lanes.take(3)), [5]);
@@ -216,39 +190,39 @@ mod tests {
     #[test]
     fn the_position_stops_before_the_first_that_is_not_done() {
         let mut lanes = read(&[("a", 10), ("b", 20), ("c", 30)]);
-        lanes.pass((0, 40));
-        lanes.push("d", (1, 7), 7);
+        lanes.pass(Place::of(0, 40));
+        lanes.push(Arc::from("d"), Place::of(1, 7), 7);
         let (a, b) = (lanes.take(1), lanes.take(1));
         finish(&mut lanes, &b);
         assert_eq!(lanes.advance(), []);
         finish(&mut lanes, &a);
-        assert_eq!(lanes.advance(), [(0, 20)]);
+        assert_eq!(lanes.advance(), [Place::of(0, 20)]);
         let rest = lanes.take(9);
         finish(&mut lanes, &rest);
-        assert_eq!(lanes.advance(), [(0, 40), (1, 7)]);
+        assert_eq!(lanes.advance(), [Place::of(0, 40), Place::of(1, 7)]);
         assert_eq!(lanes.len(), 0);
     }
 
     #[test]
     fn what_is_read_again_after_a_change_of_owner_goes_once_while_it_is_here() {
         let mut lanes = read(&[("a", 1), ("b", 2)]);
-        lanes.push("a", (0, 1), 1);
-        lanes.push("b", (0, 2), 2);
+        lanes.push(Arc::from("a"), Place::of(0, 1), 1);
+        lanes.push(Arc::from("b"), Place::of(0, 2), 2);
         assert_eq!((lanes.len(), items(&lanes.take(9))), (2, vec![1, 2]));
         // What was done before, and whose commit another owner did not see, comes once more.
-        lanes.push("c", (0, 0), 0);
+        lanes.push(Arc::from("c"), Place::of(0, 0), 0);
         let again = lanes.take(9);
         assert_eq!(items(&again), [0]);
         finish(&mut lanes, &again);
         assert_eq!(lanes.advance(), [], "it was read last");
-        lanes.done((0, 1));
-        lanes.done((0, 2));
-        assert_eq!(lanes.advance(), [(0, 0)]);
+        lanes.done(Place::of(0, 1));
+        lanes.done(Place::of(0, 2));
+        assert_eq!(lanes.advance(), [Place::of(0, 0)]);
     }
 
     /// A key is always in one partition, as Kafka has it.
-    fn place(key: usize, n: usize) -> (i32, u64) {
-        (i32::try_from(key % 3).unwrap(), n as u64)
+    fn place(key: usize, n: usize) -> Place {
+        Place::of(i32::try_from(key % 3).unwrap(), n as u64)
     }
 
     proptest! {
@@ -261,46 +235,46 @@ mod tests {
             choices in prop::collection::vec(any::<prop::sample::Index>(), 400),
         ) {
             const KEYS: [&str; 4] = ["a", "b", "c", "d"];
-            let mut lanes = Places::default();
+            let mut lanes = Lanes::<u64>::default();
             let mut unread = events.iter().enumerate();
             let mut at_work = Vec::new();
             let mut done = BTreeSet::new();
-            let mut seen: HashMap<&str, Vec<u64>> = HashMap::new();
+            let mut seen: HashMap<Arc<str>, Vec<u64>> = HashMap::new();
             let mut passed = HashMap::new();
             for choice in choices {
                 match choice.index(3) {
                     0 => if let Some((n, key)) = unread.next() {
-                        lanes.push(KEYS[*key], place(*key, n), n as u64);
+                        lanes.push(Arc::from(KEYS[*key]), place(*key, n), n as u64);
                     },
                     1 => {
                         let taken = lanes.take(most);
                         if !taken.is_empty() {
                             for (key, _, item) in &taken {
-                                seen.entry(key).or_default().push(*item);
+                                seen.entry(Arc::clone(key)).or_default().push(*item);
                             }
                             at_work.push(taken);
                         }
                     }
                     _ => if !at_work.is_empty() {
                         let taken = at_work.swap_remove(choice.index(at_work.len()));
-                        done.extend(taken.iter().map(|(_, place, _)| *place));
+                        done.extend(taken.iter().map(|(_, place, _)| (place.partition, place.position)));
                         finish(&mut lanes, &taken);
                         for place in lanes.advance() {
-                            passed.insert(place.partition(), place.position());
+                            passed.insert(place.partition, place.position);
                         }
                     },
                 }
                 for (n, key) in events.iter().enumerate() {
                     let place = place(*key, n);
-                    if passed.get(&place.0).is_some_and(|passed| place.1 <= *passed) {
-                        prop_assert!(done.contains(&place), "{place:?} is passed and not done");
+                    if passed.get(&place.partition).is_some_and(|passed| place.position <= *passed) {
+                        prop_assert!(done.contains(&(place.partition, place.position)), "{place:?} is passed and not done");
                     }
                 }
                 for items in seen.values() {
                     prop_assert!(items.windows(2).all(|pair| pair[0] < pair[1]), "{items:?}");
                 }
                 let busy: Vec<_> = at_work.iter().flat_map(|taken| {
-                    let keys: BTreeSet<_> = taken.iter().map(|(key, _, _)| *key).collect();
+                    let keys: BTreeSet<_> = taken.iter().map(|(key, _, _)| key).collect();
                     keys
                 }).collect();
                 let distinct: BTreeSet<_> = busy.iter().collect();

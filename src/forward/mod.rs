@@ -48,7 +48,7 @@ use crate::{
 };
 use dead_letter::{DeadLetters, Label};
 use endpoint::{Endpoint, Mood, Outcome, Parcel, label};
-use lanes::{Lanes, Placed};
+use lanes::Lanes;
 
 /// The position is moved at most so often: what was delivered since is delivered again after a kill.
 const COMMIT: Duration = Duration::from_millis(500);
@@ -100,16 +100,6 @@ pub struct ForwardConfig {
     pub grace: Duration,
 }
 
-impl Placed for Place {
-    fn partition(&self) -> i32 {
-        self.partition
-    }
-
-    fn position(&self) -> u64 {
-        self.position
-    }
-}
-
 /// What goes in one request.
 type Unit = Vec<(Arc<str>, Place, Parcel)>;
 
@@ -118,7 +108,7 @@ type Settled = (Unit, Vec<Outcome>);
 
 struct Forwarder {
     reader: Reader,
-    lanes: Lanes<Arc<str>, Place, Parcel>,
+    lanes: Lanes<Parcel>,
     work: JoinSet<Settled>,
     endpoint: Arc<Endpoint>,
     dead_letters: Option<DeadLetters>,
@@ -300,7 +290,8 @@ impl Forwarder {
         let json = Bytes::copy_from_slice(event.json());
         let content = match self.config.mode {
             HttpMode::Binary => binding::binary(&event),
-            HttpMode::Structured | HttpMode::Batch => Ok(binding::structured(json.clone())),
+            HttpMode::Structured => Ok(binding::structured(json.clone())),
+            HttpMode::Batch => Ok(binding::batch([&*json])),
         };
         let (id, key) = (event.id().to_owned(), Arc::from(event.key()));
         self.lanes.push(key, place, Parcel { id, content, json });

@@ -7,6 +7,8 @@ use crate::{
     home::{Home, events, lines},
 };
 
+const BATCH: &str = "application/cloudevents-batch+json";
+
 /// Which events the endpoint does not take.
 fn poison(key: &str, revision: u64) -> bool {
     key.contains("service-1") && revision == 2
@@ -26,6 +28,11 @@ fn a_refused_event_is_put_aside_and_the_others_go_on() {
         let got = endpoint.taken();
         assert_eq!(got.len(), 14, "{mode}");
         assert!(by_key(&got).values().all(|came| *came == [1, 2, 3] || *came == [1, 3]), "{got:?}");
+
+        if mode == "batch" {
+            let all_batches = |call: &crate::endpoint::Call| call.headers["content-type"] == BATCH;
+            assert!(endpoint.calls().iter().all(all_batches), "also of one event");
+        }
 
         let dead = home.json_lines("dead.jsonl");
         assert_eq!(dead.len(), 1, "{mode}: {dead:?}");

@@ -50,8 +50,8 @@ fn retry_after_is_waited_for() {
         for call in &calls[1..] {
             let waited = call.began - asked;
             // A date has whole seconds.
-            let at_least = Duration::from_secs(if as_date { 2 } else { 3 });
-            assert!(waited + Duration::from_millis(50) >= at_least, "{waited:?}");
+            let at_least = Duration::from_millis(if as_date { 1950 } else { 2950 });
+            assert!(waited >= at_least, "{waited:?}");
         }
         assert_eq!(assert_complete(&endpoint.taken(), 5, 1), 0);
         assert_eq!(calls.len(), 6);
