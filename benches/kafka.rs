@@ -35,7 +35,7 @@ use rdkafka::{
 
 /// A batch of the cycle's.
 const BATCH: usize = 10_000;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 struct Server {
     child: Child,
