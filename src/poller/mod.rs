@@ -22,4 +22,4 @@ pub use cost_explorer::{CostExplorer, http_client};
 pub(crate) use credentials::{Origin, load as load_credentials};
 pub use error::{FetchError, FetchErrorKind};
 pub use page::{Page, PageGuard};
-pub use window::Window;
+pub use window::{Window, oldest_month, settles_on};

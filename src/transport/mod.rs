@@ -9,8 +9,10 @@ pub mod local;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod state_record;
+mod stated;
 
 pub use state_record::{RecordError, StateRecord};
+pub(crate) use stated::StatedData;
 
 use std::{collections::BTreeMap, fmt};
 

@@ -9,11 +9,13 @@
     reason = "a test program"
 )]
 
+mod backfill;
 mod binary;
 mod broker;
 mod check;
 mod cluster;
 mod codes;
+mod connect;
 mod contract;
 mod faults;
 mod proxy;

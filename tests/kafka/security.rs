@@ -208,6 +208,8 @@ async fn scram_over_tls_works_and_what_does_not_is_said_at_once() {
         let name = mechanism.to_lowercase();
         works(secured, &secured.password(&name, mechanism, "billing", "right", &ca)).await;
     }
+    crate::connect::by_flags(&secured.passwords, &ca, &secured.broker.servers(), "by-flags").await;
+
     let wrong = secured.password("password", "SCRAM-SHA-512", "billing", "hunter2", &ca);
     refused("wrong password", &wrong, Kind::Rejected, "uthentication", "kafka.password_file").await;
     for folder in ["other", "renewed"] {

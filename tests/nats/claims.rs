@@ -1,6 +1,6 @@
 //! Replicas: no poll is paid for twice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amazon_billing_source::{
     admin::Readiness,
@@ -20,31 +20,12 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Server, Violations, consume, judge, versions};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_replicas_pay_no_poll_twice() {
+async fn three_replicas_pay_no_poll_twice() {
     for version in versions() {
         let server = Server::start(version);
         let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
-        let config = Config {
-            source: SourceConfig {
-                source: "cloud.amazon.billing".to_owned(),
-                type_prefix: "amazon.billing".to_owned(),
-            },
-            poll: PollConfig {
-                interval: Duration::from_secs(2),
-                claim_ttl: Duration::from_mins(2),
-                settle_days: 0,
-                publish_zero: false,
-                concurrency: 4,
-                max_pages: 100,
-                grace: Duration::from_secs(10),
-            },
-            budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
-            connections: ["111122223333", "222233334444"]
-                .map(|account| connection(account, &simulator))
-                .into(),
-            transport: TransportConfig::Nats(server.config()),
-            admin: None,
-        };
+        let connections = ["111122223333", "222233334444"].map(|account| connection(account, &simulator));
+        let config = polling(TransportConfig::Nats(server.config()), connections.into());
         let stop = CancellationToken::new();
         let run = |instance: &str| {
             let world = World {
@@ -55,20 +36,47 @@ async fn two_replicas_pay_no_poll_twice() {
             };
             app::run(config.clone(), Nats::new(server.config()), world, Mode::Service, stop.clone())
         };
+        let started = Instant::now();
         let stopper = async {
-            // Due at 0, 2, 4 and 6 seconds.
-            tokio::time::sleep(Duration::from_secs(7)).await;
+            // Each connection is due at once, and then two seconds after its last poll began.
+            while simulator.bill().chargeable < 6 && started.elapsed() < Duration::from_secs(90) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             stop.cancel();
         };
-        let (one, two, ()) = tokio::join!(run("one"), run("two"), stopper);
-        assert_eq!((one, two), (Exit::Done, Exit::Done), "{version}");
+        let (one, two, three, ()) = tokio::join!(run("one"), run("two"), run("three"), stopper);
+        assert_eq!((one, two, three), (Exit::Done, Exit::Done, Exit::Done), "{version}");
         let paid = simulator.bill().chargeable;
-        assert!((4..=8).contains(&paid), "{version}: {paid} requests, 8 were due");
+        let due = 2 * (1 + started.elapsed().as_secs() / 2);
+        assert!((6..=due).contains(&paid), "{version}: {paid} requests, {due} were due");
         assert_eq!(judge(&consume(&server).await).0, Violations::default());
     }
 }
 
-fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
+/// A configuration that polls every two seconds and has no budget.
+pub(crate) fn polling(transport: TransportConfig, connections: Vec<ConnectionConfig>) -> Config {
+    Config {
+        source: SourceConfig {
+            source: "cloud.amazon.billing".to_owned(),
+            type_prefix: "amazon.billing".to_owned(),
+        },
+        poll: PollConfig {
+            interval: Duration::from_secs(2),
+            claim_ttl: Duration::from_mins(2),
+            settle_days: 0,
+            publish_zero: false,
+            concurrency: 4,
+            max_pages: 100,
+            grace: Duration::from_secs(10),
+        },
+        budget: BudgetConfig { requests_per_day: None, requests_per_month: None },
+        connections,
+        transport,
+        admin: None,
+    }
+}
+
+pub(crate) fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
     ConnectionConfig {
         name: format!("c{account}"),
         account_id: Some(account.to_owned()),

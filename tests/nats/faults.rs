@@ -3,10 +3,6 @@
 use std::{
     fs,
     process::{Command, Output},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
@@ -16,74 +12,11 @@ use amazon_billing_source::{
     transport::{TransportErrorKind, nats::Nats},
 };
 use async_nats::jetstream;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+
+use crate::{
+    proxy::Proxy,
+    support::{Poller, Server, Violations, consume, judge, newest, record, records, second, versions},
 };
-
-use crate::support::{Poller, Server, Violations, consume, judge, newest, record, records, second, versions};
-
-/// Between client and server: it can swallow what the server says, and then cut.
-struct Proxy {
-    port: u16,
-    deaf: Arc<AtomicBool>,
-    /// So many bytes of the server's are let through once it is deaf.
-    grace: Arc<AtomicUsize>,
-    cut: tokio::sync::watch::Sender<u32>,
-}
-
-impl Proxy {
-    async fn before(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (deaf, grace) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (cut, watch) = tokio::sync::watch::channel(0);
-        let (deafness, left) = (Arc::clone(&deaf), Arc::clone(&grace));
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
-                let (deaf, grace, mut cut) = (Arc::clone(&deafness), Arc::clone(&left), watch.clone());
-                cut.mark_unchanged();
-                tokio::spawn(async move {
-                    let (mut from_client, mut to_client) = client.into_split();
-                    let (mut from_server, mut to_server) = server.into_split();
-                    let up = tokio::io::copy(&mut from_client, &mut to_server);
-                    let down = async {
-                        let mut buffer = [0; 2048];
-                        while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-                            let pass = !deaf.load(Ordering::Relaxed)
-                                || grace
-                                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                                        left.checked_sub(count)
-                                    })
-                                    .is_ok();
-                            if pass && to_client.write_all(&buffer[..count]).await.is_err() {
-                                return;
-                            }
-                        }
-                    };
-                    tokio::select! {
-                        _ = up => {}
-                        () = down => {}
-                        _ = cut.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { port, deaf, grace, cut }
-    }
-
-    /// From now on only so many bytes of the server's get through.
-    fn swallow(&self, grace: usize) {
-        self.grace.store(grace, Ordering::Relaxed);
-        self.deaf.store(true, Ordering::Relaxed);
-    }
-
-    fn heal(&self) {
-        self.deaf.store(false, Ordering::Relaxed);
-        self.cut.send_modify(|cuts| *cuts += 1);
-    }
-}
 
 #[tokio::test]
 async fn lost_acknowledgements_are_looked_up_and_never_sent_twice() {
@@ -91,7 +24,7 @@ async fn lost_acknowledgements_are_looked_up_and_never_sent_twice() {
         let server = Server::start(version);
         let proxy = Proxy::before(server.port).await;
         let mut config = server.config();
-        config.servers = vec![format!("nats://127.0.0.1:{}", proxy.port)];
+        config.servers = vec![proxy.url()];
         config.timeout = Duration::from_millis(400);
         let mut poller = Poller::new(Nats::new(config));
         poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
@@ -112,6 +45,53 @@ async fn lost_acknowledgements_are_looked_up_and_never_sent_twice() {
         assert_eq!(violations, Violations::default(), "{version}");
         assert_eq!(seen.len(), 1 + 8 * 200);
         assert!(newest.values().filter(|amount| *amount == "1.07").count() == 200);
+    }
+}
+
+/// A server whose acknowledgements take their time: all of them are waited for, and no more than
+/// `max_in_flight` events are under way without one.
+#[tokio::test]
+async fn slow_acknowledgements_are_waited_for_with_bounded_flight() {
+    let server = Server::start(newest());
+    let proxy = Proxy::before(server.port).await;
+    let mut config = server.config();
+    config.servers = vec![proxy.url()];
+    config.timeout = Duration::from_mins(1);
+    let mut poller = Poller::new(Nats::new(config));
+    poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
+    proxy.delay(Duration::from_millis(20));
+    let deliveries = poller.attempt(&records(5000, 100), second(1)).await.unwrap();
+    assert_eq!(deliveries.len(), 5000);
+    assert_eq!(proxy.most_in_flight(), 1000);
+    let seen = consume(&server).await;
+    assert_eq!((judge(&seen).0, seen.len()), (Violations::default(), 5001));
+}
+
+/// Acknowledgements that come later than is waited for: nothing is sent twice.
+#[tokio::test]
+async fn acknowledgements_that_come_too_late_are_looked_up() {
+    for version in versions() {
+        let server = Server::start(version);
+        let proxy = Proxy::before(server.port).await;
+        let mut config = server.config();
+        config.servers = vec![proxy.url()];
+        config.timeout = Duration::from_millis(500);
+        let mut poller = Poller::new(Nats::new(config));
+        poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
+        let mut late = 0;
+        for round in 1..=2 {
+            let batch = records(1500, 100 + round);
+            let state = poller.recover().await.unwrap();
+            proxy.delay(Duration::from_millis(100));
+            late += usize::from(poller.publish(&batch, second(round), state).await.is_err());
+            proxy.delay(Duration::ZERO);
+            poller.ledger.clear();
+            poller.poll(&batch, second(round)).await;
+        }
+        assert!(late > 0, "{version}: every acknowledgement came in time");
+        assert!(proxy.most_in_flight() <= 1000, "{version}: {}", proxy.most_in_flight());
+        let seen = consume(&server).await;
+        assert_eq!((judge(&seen).0, seen.len()), (Violations::default(), 3001), "{version}");
     }
 }
 
@@ -162,7 +142,7 @@ async fn the_program_publishes_once_on_every_version() {
         let (output, paid) = once(&table, &["check", "--connect"]).await;
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && paid == 0, "{said}");
-        for fact in [version, "`aws.cost.>`", "holds 1 connections", "may publish"] {
+        for fact in [version, "`aws.cost.>`", "holds 1 connection", "may publish"] {
             assert!(said.contains(fact), "{fact}: {said}");
         }
         let (output, _) = once(&table, &["plan", "--actual"]).await;

@@ -1,16 +1,16 @@
 //! Every way to log in, TLS, and the narrowest permissions, against servers that insist on them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use amazon_billing_source::{
     config::{NatsConfig, NatsLogin, NatsTls},
-    transport::{Transport as _, TransportErrorKind, nats::Nats},
+    transport::{Transport as _, TransportError, TransportErrorKind, nats::Nats},
 };
 use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 
-use crate::support::{Poller, Server, newest, records, second};
+use crate::support::{Poller, Server, newest, records, second, versions};
 
 /// Publishes once, and finds it again.
 async fn works(config: NatsConfig) {
@@ -61,50 +61,100 @@ async fn nkey_seed() {
     assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
 }
 
-/// What the README says a user must be allowed, and nothing more.
+/// What docs/nats.md says a user must be allowed to publish, and nothing more.
+const NARROWEST: [&str; 10] = [
+    "aws.cost.>",
+    "$KV.BILLING_STATE.>",
+    "$JS.API.STREAM.INFO.BILLING",
+    "$JS.API.STREAM.INFO.KV_BILLING_STATE",
+    "$JS.API.STREAM.MSG.GET.BILLING",
+    "$JS.API.STREAM.MSG.GET.KV_BILLING_STATE",
+    "$JS.API.CONSUMER.CREATE.BILLING",
+    "$JS.API.CONSUMER.CREATE.KV_BILLING_STATE",
+    "$JS.API.CONSUMER.MSG.NEXT.BILLING.>",
+    "$JS.API.CONSUMER.MSG.NEXT.KV_BILLING_STATE.>",
+];
+
+/// The same of a run, which creates what is missing.
+async fn refused_run(config: NatsConfig) -> (TransportErrorKind, String) {
+    let error = Poller::new(Nats::new(config)).recover().await.unwrap_err();
+    (error.kind, error.message)
+}
+
+/// Everything a run and a check do: a claim, events, the budget of all connections.
+async fn all_of_it(config: NatsConfig, cents: i64) -> Result<usize, TransportError> {
+    let mut poller = Poller::new(Nats::new(config));
+    let mut state = poller.recover().await?;
+    state.name = format!("{cents}");
+    let stored = poller.publish(&records(3, cents), second(cents), state).await?.len();
+    poller.recover().await?;
+    poller.nats.connections().await?;
+    poller.nats.check().await?;
+    Ok(stored)
+}
+
 #[tokio::test]
-async fn the_narrowest_permissions_suffice_and_less_is_named() {
-    let allowed = [
-        "aws.cost.>",
-        "$KV.BILLING_STATE.>",
-        "$JS.API.STREAM.INFO.BILLING",
-        "$JS.API.STREAM.INFO.KV_BILLING_STATE",
-        "$JS.API.STREAM.MSG.GET.BILLING",
-        "$JS.API.STREAM.MSG.GET.KV_BILLING_STATE",
-        "$JS.API.CONSUMER.CREATE.BILLING",
-        "$JS.API.CONSUMER.CREATE.KV_BILLING_STATE",
-        "$JS.API.CONSUMER.*.BILLING.>",
-        "$JS.API.CONSUMER.*.KV_BILLING_STATE.>",
-        "$JS.API.CONSUMER.MSG.NEXT.BILLING.>",
-        "$JS.API.CONSUMER.MSG.NEXT.KV_BILLING_STATE.>",
-    ];
-    let list = |subjects: &[&str]| {
-        let quoted: Vec<_> = subjects.iter().map(|subject| format!("\"{subject}\"")).collect();
-        quoted.join(", ")
-    };
-    let file = format!(
-        "authorization {{ users: [
-           {{ user: admin, password: a }}
-           {{ user: narrow, password: n, permissions: {{ publish: [{}], subscribe: [\"_INBOX.>\"] }} }}
-           {{ user: reader, password: r, permissions: {{ publish: [{}], subscribe: [\"_INBOX.>\"] }} }}
-         ] }}",
-        list(&allowed),
-        list(&allowed[1..])
-    );
-    let server = Server::with(newest(), &["-js"], &file);
-    // Somebody else creates stream and bucket.
-    works(NatsConfig { login: user("admin", "a"), ..server.config() }).await;
-    let narrow = NatsConfig { login: user("narrow", "n"), create_stream: false, ..server.config() };
-    let mut poller = Poller::new(Nats::new(narrow.clone()));
-    assert_eq!(poller.poll(&records(3, 200), second(2)).await, 3);
-    poller.nats.check().await.unwrap();
-    let reader = NatsConfig { login: user("reader", "r"), create_stream: false, ..server.config() };
-    let (kind, said) = refused(reader.clone()).await;
-    assert_eq!(kind, TransportErrorKind::Rejected, "{said}");
-    assert!(said.to_lowercase().contains("permissions violation for publish to \"aws.cost."), "{said}");
-    let mut poller = Poller::new(Nats::new(reader));
-    let error = poller.attempt(&records(3, 300), second(3)).await.unwrap_err();
-    assert_eq!(error.kind, TransportErrorKind::Rejected, "{error}");
+async fn the_documented_permissions_are_those_of_the_documentation() {
+    let text = include_str!("../../docs/nats.md")
+        .replace("AMAZON_BILLING", "BILLING")
+        .replace("amazon.billing", "aws.cost");
+    let list = text.split_once("publish: [").unwrap().1.split_once(']').unwrap().0;
+    let documented: Vec<_> = list.split('"').skip(1).step_by(2).collect();
+    assert_eq!(documented, NARROWEST);
+}
+
+#[tokio::test]
+async fn the_narrowest_permissions_suffice_and_each_that_is_missing_is_named() {
+    for version in [versions()[0], newest()] {
+        let list = |missing: Option<usize>| {
+            let allowed = NARROWEST.iter().enumerate().filter(|(index, _)| Some(*index) != missing);
+            allowed.map(|(_, subject)| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
+        };
+        let user_with = |name: &str, publish: &str, subscribe: &str| {
+            format!(
+                "{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: [\"{subscribe}\"] }} }}\n"
+            )
+        };
+        let mut users =
+            user_with("narrow", &list(None), "_INBOX.>") + &user_with("deaf", &list(None), "other");
+        for missing in 0..NARROWEST.len() {
+            users += &user_with(&format!("without{missing}"), &list(Some(missing)), "_INBOX.>");
+        }
+        let creates = "\"$JS.API.STREAM.CREATE.BILLING\", \"$JS.API.STREAM.CREATE.KV_BILLING_STATE\"";
+        users += &user_with("creator", &format!("{}, {creates}", list(None)), "_INBOX.>");
+        let file = format!("authorization {{ users: [ {users} ] }}\n");
+        let server = Server::with(version, &["-js"], &file);
+        // Only the one who may create them does.
+        let narrow = NatsConfig { login: user("narrow", "p"), ..server.config() };
+        let (kind, said) = refused_run(narrow).await;
+        assert_eq!(kind, TransportErrorKind::Rejected, "{version} {said}");
+        assert!(said.contains("$JS.API.STREAM.CREATE.BILLING"), "{version} {said}");
+        works(NatsConfig { login: user("creator", "p"), ..server.config() }).await;
+        let violations = server.log().matches("Violation").count();
+        let of = |name: &str| NatsConfig {
+            login: user(name, "p"),
+            create_stream: false,
+            timeout: Duration::from_secs(1),
+            ..server.config()
+        };
+        assert_eq!(all_of_it(of("narrow"), 200).await.unwrap(), 3, "{version}");
+        assert_eq!(server.log().matches("Violation").count(), violations, "{version}: {}", server.log());
+        for (missing, subject) in NARROWEST.iter().enumerate() {
+            let cents = 300 + i64::try_from(missing).unwrap();
+            let error = all_of_it(of(&format!("without{missing}")), cents).await.unwrap_err();
+            assert_eq!(error.kind, TransportErrorKind::Rejected, "{version} without {subject}: {error}");
+            let named = subject.trim_end_matches('>').to_lowercase();
+            let said = error.message.to_lowercase();
+            assert!(
+                said.contains("permissions violation") && said.contains(&named),
+                "{version} {subject}: {said}"
+            );
+            assert!(error.hint.unwrap_or_default().contains("docs/nats.md"), "{subject}");
+        }
+        let error = all_of_it(of("deaf"), 400).await.unwrap_err();
+        assert_eq!(error.kind, TransportErrorKind::Rejected, "{version} {error}");
+        assert!(error.message.to_lowercase().contains("subscription"), "{version} {error}");
+    }
 }
 
 /// Writes a certificate authority, a server's and a client's certificate into a folder.

@@ -4,10 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails is the test")]
 
+mod backfill;
 mod claims;
 mod cluster;
+mod connect;
 mod faults;
+mod history;
+mod limits;
 mod login;
+mod proxy;
 mod publish;
 mod soak;
 mod support;

@@ -160,7 +160,12 @@ async fn an_event_that_is_too_large_is_refused_alone() {
     })
     .await
     .unwrap();
-    let mut poller = Poller::new(server.transport());
+    let config = amazon_billing_source::config::NatsConfig {
+        // Megabytes through a busy machine.
+        timeout: std::time::Duration::from_secs(30),
+        ..server.config()
+    };
+    let mut poller = Poller::new(Nats::new(config));
     let mut batch = records(3, 100);
     // One over the stream's limit, one over the server's.
     batch[1].service = "x".repeat(5000);

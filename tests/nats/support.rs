@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -81,6 +83,28 @@ impl Server {
         }
     }
 
+    /// Until a node with `http` in its file says that its streams have caught up.
+    pub(crate) fn wait_until_healthy(&self) {
+        let file = self.dir.join(format!("ports/nats-server_{}.ports", self.child.id()));
+        let ports: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let url = ports["monitoring"][0].as_str().unwrap().to_owned();
+        let address = url.strip_prefix("http://").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let answer = TcpStream::connect(address).and_then(|mut stream| {
+                write!(stream, "GET /healthz HTTP/1.0\r\n\r\n")?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).map(|_| answer)
+            });
+            let answer = answer.unwrap_or_default();
+            if answer.contains("200 OK") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not healthy: {answer} {}", self.log());
+            pause(Duration::from_millis(100));
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -93,6 +117,18 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Tells the server to drain: it hands its leaderships on, closes its connections and ends.
+    pub(crate) fn lame_duck(&mut self) {
+        let pid = self.child.id().to_string();
+        let told = Command::new(program(self.version)).args(["--signal", &format!("ldm={pid}")]).status();
+        assert!(told.unwrap().success());
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the server does not end: {}", self.log());
+            pause(Duration::from_millis(50));
+        }
     }
 
     /// The same server on what it left on the disk.
@@ -135,7 +171,7 @@ pub(crate) fn any_config() -> NatsConfig {
         content_mode: ContentMode::Structured,
         create_stream: true,
         replicas: 1,
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
         max_in_flight: 1000,
         login: NatsLogin::Nobody,
         tls: NatsTls::default(),
@@ -146,8 +182,12 @@ fn target() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
 }
 
+fn program(version: &str) -> PathBuf {
+    target().join("brokers/nats").join(version).join("nats-server")
+}
+
 fn spawn(version: &str, dir: &std::path::Path, extra: &[String], port: &str) -> Child {
-    let program = target().join("brokers/nats").join(version).join("nats-server");
+    let program = program(version);
     assert!(program.exists(), "there is no {}: run `bash tests/brokers/nats`", program.display());
     let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     Command::new(program)
@@ -239,6 +279,16 @@ impl Poller {
         observed_at: Timestamp,
         connection: ConnectionState,
     ) -> Result<Vec<Delivery>, TransportError> {
+        self.nats.publish(self.batch(records, observed_at, connection)).await
+    }
+
+    /// What would be published.
+    pub(crate) fn batch(
+        &self,
+        records: &[CostRecord],
+        observed_at: Timestamp,
+        connection: ConnectionState,
+    ) -> Batch {
         let scope = self.factory.scope().id();
         let mut changes = Vec::new();
         for record in records {
@@ -256,8 +306,7 @@ impl Poller {
                 Outgoing::of(&self.factory, change, &names).over(expected)
             })
             .collect();
-        let batch = Batch { scope, recovered_to: self.ledger.recovered_to(), events, connection };
-        self.nats.publish(batch).await
+        Batch { scope, recovered_to: self.ledger.recovered_to(), events, connection }
     }
 
     /// Until nothing is in doubt, as a cycle does it; how many events the last attempt stored.

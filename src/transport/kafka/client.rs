@@ -147,6 +147,27 @@ impl Clients {
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
+    /// Reads events: of nobody's group, or as a group that shares the partitions out.
+    pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Context>, TransportError> {
+        // So much of each partition is read ahead, not 64 MB. It polls all the time, and is to see when a
+        // topic grows or goes.
+        let mut config = self.over(&[
+            ("queued.max.messages.kbytes", "4096"),
+            ("topic.metadata.refresh.interval.ms", "300000"),
+        ]);
+        config
+            .set("group.id", group.unwrap_or("amazon-billing-source"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A group may get partitions that were added to the topic: those from their beginning.
+            .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "20");
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
+    }
+
     /// Knows topics and the end of a log, open transactions included.
     pub(super) fn uncommitted(&self) -> Result<BaseConsumer<Context>, TransportError> {
         let mut config = self.over(&[]);

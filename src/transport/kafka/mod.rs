@@ -12,8 +12,10 @@
 
 mod check;
 mod client;
+mod consume;
 mod context;
 mod flow;
+mod letters;
 mod msk_iam;
 mod oauth;
 mod publish;
@@ -26,6 +28,8 @@ mod topics;
 mod view;
 
 pub(crate) use client::not_a_property;
+pub(crate) use consume::{KafkaPosition, read_events};
+pub(crate) use letters::LetterTopic;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

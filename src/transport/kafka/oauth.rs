@@ -12,7 +12,6 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Certificate, Client, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
-    redirect::Policy,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -40,15 +39,10 @@ pub(super) struct Oauth {
 
 impl Oauth {
     pub(super) fn new(config: &OauthConfig) -> Result<Self, TransportError> {
-        // The first one to ask installs it; it is the only one this program is built with.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let refused =
             |what: String, hint: &'static str| TransportError::new(Kind::Rejected, what).with_hint(hint);
-        let mut http = Client::builder()
+        let mut http = crate::http::builder(Duration::from_secs(9))
             .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(9))
-            // A secret goes where it was told to go.
-            .redirect(Policy::none())
             .pool_max_idle_per_host(0);
         if let Some(path) = &config.ca_file {
             let hint = "`kafka.oauth.ca_file` is a file of certificates in PEM";

@@ -301,3 +301,20 @@ pub(super) fn state_settings(replication: i32) -> Vec<(&'static str, &'static st
 fn in_sync(replication: i32) -> Option<(&'static str, &'static str)> {
     (replication >= 3).then_some(("min.insync.replicas", "2"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The AsyncAPI document describes the topic that is created.
+    #[test]
+    fn the_event_topic_is_that_of_the_contract() {
+        let contract = include_str!("../../../schemas/asyncapi.yaml");
+        let has = |text: String| assert!(contract.contains(&text), "{text}");
+        has(format!("\n        partitions: {EVENT_PARTITIONS}\n"));
+        let settings = event_settings(1);
+        let get = |name| settings.iter().find(|(key, _)| *key == name).unwrap().1;
+        has(format!("\n          cleanup.policy: [{}]\n", get("cleanup.policy")));
+        has(format!("\n          retention.ms: {}\n", get("retention.ms")));
+    }
+}

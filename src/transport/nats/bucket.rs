@@ -2,7 +2,6 @@
 //!
 //! It is a bucket as every client knows it. What a state means is not decided here.
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -70,12 +69,12 @@ impl Nats {
             id: Uuid::new_v5(&Uuid::NAMESPACE_OID, &seed),
             subject,
             expected: known.revision,
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
             payload: Bytes::from(value.clone()),
         };
         let publisher = self.publisher(js, &stream, &name);
         let publisher = Publisher { compare_and_set: true, ..publisher };
-        match publisher.publish(&[item]).await?.as_slice() {
+        match publisher.publish(1, std::iter::once(Ok(item))).await?.as_slice() {
             [Delivery::Stored(revision)] => {
                 let known = Known { revision: *revision, value, ..known.clone() };
                 self.scopes().insert(scope.to_owned(), known);

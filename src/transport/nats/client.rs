@@ -105,7 +105,7 @@ impl JetStream {
         let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(forbidden) = forbidden {
             return TransportError::new(Kind::Rejected, format!("{what}: {forbidden}"))
-                .with_hint("the README lists the subjects that the user must be allowed");
+                .with_hint("docs/nats.md lists the subjects that the user must be allowed");
         }
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         TransportError::new(Kind::Unavailable, format!("{what}: {error}{cause}"))
@@ -128,10 +128,15 @@ impl JetStream {
 }
 
 /// The server's refusal of a request, by what it means for the run.
+///
+/// | the server says | kind |
+/// |---|---|
+/// | JetStream is off, subjects or replicas it has not, too many streams | `Rejected`: somebody must act |
+/// | full, busy, without a leader, too many consumers | `Unavailable`: nothing was stored, time may mend it |
+/// | the stream is gone | `Regressed`: found or created anew by the next recovery |
+/// | anything else | `Rejected` |
 pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
-    let code = error.error_code();
-    let said = said(error);
-    let (kind, hint) = match code {
+    let (kind, hint) = match error.error_code() {
         ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => (
             Kind::Rejected,
             Some("JetStream is off for this account: enable it in the server's configuration"),
@@ -140,7 +145,34 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
             Kind::Rejected,
             Some("another stream takes these subjects: `nats stream ls --subject '...'` names it"),
         ),
-        ErrorCode::INSUFFICIENT_RESOURCES
+        ErrorCode::MAXIMUM_STREAMS_LIMIT => (
+            Kind::Rejected,
+            Some(
+                "the account may have no more streams, and this program needs two: `nats account info` shows \
+                 the limit, raise it or remove a stream",
+            ),
+        ),
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => (
+            Kind::Rejected,
+            Some("there are fewer servers than `replicas` in `[nats]` asks for: start more, or lower it"),
+        ),
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => (
+            Kind::Rejected,
+            Some(
+                "the account wants a size for every stream, and one that is full forgets state: have the limit \
+                 lifted, or create stream and bucket yourself with a generous `--max-bytes`",
+            ),
+        ),
+        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => (
+            Kind::Unavailable,
+            Some(
+                "the state is read back with a consumer, and there may be no more of them: `nats consumer ls` \
+                 and `nats account info`",
+            ),
+        ),
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::STREAM_STORE_FAILED
         | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED => (
@@ -149,19 +181,16 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
                 "the stream, its account or the server's disk is full: `nats stream info` and `nats account info` show the limits",
             ),
         ),
+        ErrorCode::STREAM_NOT_FOUND => (Kind::Regressed, None),
+        ErrorCode::STREAM_TOO_MANY_REQUESTS => (Kind::Unavailable, None),
         _ if error.code() == 503 => (Kind::Unavailable, None),
         _ => (Kind::Rejected, None),
     };
-    let refused = TransportError::new(kind, format!("{what}: {said}"));
+    let refused = TransportError::new(kind, format!("{what}: {error}"));
     match hint {
         Some(hint) => refused.with_hint(hint),
         None => refused,
     }
-}
-
-/// The server's words with its code.
-pub(super) fn said(error: &ApiError) -> String {
-    format!("{error} ({})", error.error_code().0)
 }
 
 /// The server's refusal of a publish, where it is one.
@@ -219,7 +248,9 @@ fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
             *forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
         }
         Event::Disconnected => warn!("the connection to NATS is lost; reconnecting"),
-        Event::LameDuckMode => warn!("the server of NATS is about to stop; moving to another one"),
+        Event::LameDuckMode => {
+            warn!("the server of NATS is about to stop; another one follows when it closes");
+        }
         Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => warn!("NATS: {event}"),
         _ => debug!("NATS: {event}"),
     }

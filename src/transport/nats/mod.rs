@@ -19,7 +19,9 @@
 
 mod bucket;
 mod client;
+mod consume;
 mod layout;
+mod letters;
 mod publish;
 mod read;
 mod setup;
@@ -31,11 +33,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
+
+pub(crate) use consume::{NatsPosition, read_events};
+pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
 use publish::{Item, Publisher};
@@ -46,7 +50,7 @@ use super::{
 use crate::{
     config::NatsConfig,
     dedup::{ConnectionState, Ledger},
-    event::{Binding, WireMessage, encode},
+    event::{Binding, encode},
 };
 
 /// JetStream as the output and the state. It connects when first used, and then for ever.
@@ -234,14 +238,17 @@ impl Nats {
         Ok(())
     }
 
-    fn item(&self, scope: &str, outgoing: &Outgoing) -> Result<Item, TransportError> {
-        let message = encode(outgoing.event.clone(), Binding::Nats, self.config.content_mode)
+    fn item(&self, scope: &str, outgoing: Outgoing) -> Result<Item, TransportError> {
+        let Outgoing { event, record, expected } = outgoing;
+        let message = encode(event, Binding::Nats, self.config.content_mode)
             .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
         Ok(Item {
-            subject: subject::of_record(&self.config.subject_prefix, scope, &outgoing.record),
-            id: outgoing.record.event_id,
-            expected: outgoing.expected,
-            headers: wire_headers(&message),
+            subject: subject::of_record(&self.config.subject_prefix, scope, &record),
+            id: record.event_id,
+            expected,
+            // Names and values have no line breaks: attributes are checked with the configuration,
+            // and texts of AWS come as slugs or in the payload.
+            headers: message.headers,
             payload: Bytes::from(message.payload),
         })
     }
@@ -270,14 +277,15 @@ impl Transport for Nats {
 
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         let js = self.js().await?;
-        let Some(known) = self.known(&batch.scope) else {
+        let Batch { scope, events, connection, .. } = batch;
+        let Some(known) = self.known(&scope) else {
             return Err(TransportError::new(Kind::Conflict, "the scope was not recovered"));
         };
-        let value = bucket::value(batch.connection);
+        let value = bucket::value(connection);
         let unchanged = value == known.value;
-        if unchanged || !batch.events.is_empty() {
+        if unchanged || !events.is_empty() {
             // Saves a rival's poll from being published twice over; safety does not need it.
-            let (revision, ..) = self.connection(js, &batch.scope).await?;
+            let (revision, ..) = self.connection(js, &scope).await?;
             if revision != known.revision {
                 return Err(TransportError::new(
                     Kind::Conflict,
@@ -286,14 +294,15 @@ impl Transport for Nats {
             }
         }
         let mut deliveries = Vec::new();
-        if !batch.events.is_empty() {
-            let items = batch.events.iter().map(|outgoing| self.item(&batch.scope, outgoing));
-            let items = items.collect::<Result<Vec<_>, _>>()?;
+        if !events.is_empty() {
             let stream = js.stream(&self.config.stream).await?;
-            deliveries = self.publisher(js, &stream, &self.config.stream).publish(&items).await?;
+            let publisher = self.publisher(js, &stream, &self.config.stream);
+            let count = events.len();
+            let items = events.into_iter().map(|outgoing| self.item(&scope, outgoing));
+            deliveries = publisher.publish(count, items).await?;
         }
         if !unchanged {
-            self.write(js, &batch.scope, &known, value).await?;
+            self.write(js, &scope, &known, value).await?;
         }
         Ok(deliveries)
     }
@@ -360,16 +369,6 @@ fn of_scope(
         }
         Err(_) => Ok(None),
     }
-}
-
-/// A message's headers in the client's type. Names and values have no line breaks: attributes are
-/// checked with the configuration, and texts of AWS come as slugs or in the payload.
-fn wire_headers(message: &WireMessage) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &message.headers {
-        headers.insert(&**name, &**value);
-    }
-    headers
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! | acknowledged | stored at that sequence, which is the key's state | |
 //! | duplicate, wrong last sequence, id in process, no responders, none in time | no telling | the subject's last message is read from the leader |
 //! | ... it is this event | stored | |
-//! | ... it is older than what the event was decided over | the stream lost messages | `Regressed` |
+//! | ... it is older than what the event was decided over, or there is no stream | messages were lost | `Regressed` |
 //! | ... it is what the event was decided over, and the answer was "duplicate" | the id outlived its message | published without an id |
 //! | ... anything else | a rival was here, or nothing was stored | `Conflict`: recover, decide again |
 //! | too large | refused for ever, this event alone | |
@@ -13,7 +13,7 @@
 //! Servers differ in the order of their checks: 2.9 and clusters call a stored publish a duplicate,
 //! a newer single server calls it a wrong last sequence. So neither is believed.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{borrow::Cow, collections::VecDeque, pin::Pin};
 
 use async_nats::{
     HeaderMap,
@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
-    client::{JetStream, publish_refusal, refusal, said},
+    client::{JetStream, publish_refusal, refusal},
     stored,
 };
 use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
@@ -40,13 +40,21 @@ use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
 const LOOK_UPS: usize = 64;
 
 /// A message to be stored only if `expected` is still the last on its subject.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Item {
     pub(super) subject: String,
     pub(super) id: Uuid,
     pub(super) expected: u64,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Vec<(Cow<'static, str>, String)>,
     pub(super) payload: Bytes,
+}
+
+/// A message that was sent and not yet acknowledged.
+struct Sent {
+    index: usize,
+    at: Instant,
+    item: Item,
+    acknowledgement: Acknowledgement,
 }
 
 /// What is known of one message.
@@ -55,12 +63,17 @@ enum Fate {
     NotSent,
     Stored(u64),
     Refused(String),
-    /// It may be stored, or not.
-    Doubt {
-        duplicate: bool,
-        why: String,
-    },
+    Doubt(Box<Doubt>),
     Failed(TransportError),
+}
+
+/// It may be stored, or not.
+#[derive(Debug)]
+struct Doubt {
+    item: Item,
+    /// The server called it a duplicate.
+    duplicate: bool,
+    why: String,
 }
 
 type Acknowledgement = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
@@ -77,27 +90,37 @@ pub(super) struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Stores every message or says why not; what was stored is then found by the next recovery.
-    pub(super) async fn publish(&self, items: &[Item]) -> Result<Vec<Delivery>, TransportError> {
-        let mut fates = self.send(items).await;
-        self.look_up(items, &mut fates).await;
+    /// Stores so many messages or says why not; what was stored is then found by the next recovery.
+    /// Each is made when it is its turn and let go once it is acknowledged: encoding goes on while
+    /// the server works, and memory does not hold a batch twice.
+    pub(super) async fn publish(
+        &self,
+        count: usize,
+        items: impl Iterator<Item = Result<Item, TransportError>> + Send,
+    ) -> Result<Vec<Delivery>, TransportError> {
+        let mut fates = self.send(count, items).await;
+        self.look_up(&mut fates).await;
         if !self.compare_and_set {
             // The control: an id seen before is taken as stored.
             for fate in &mut fates {
-                if matches!(fate, Fate::Doubt { duplicate: true, .. }) {
+                if matches!(fate, Fate::Doubt(doubt) if doubt.duplicate) {
                     *fate = Fate::Stored(0);
                 }
             }
         }
-        verdict(items, fates)
+        verdict(fates)
     }
 
     /// Sends in order, with so many unacknowledged; stops at the first trouble.
-    async fn send(&self, items: &[Item]) -> Vec<Fate> {
-        let mut fates: Vec<Fate> = items.iter().map(|_| Fate::NotSent).collect();
-        let mut waiting: VecDeque<(usize, Instant, Acknowledgement)> = VecDeque::new();
+    async fn send(
+        &self,
+        count: usize,
+        items: impl Iterator<Item = Result<Item, TransportError>> + Send,
+    ) -> Vec<Fate> {
+        let mut fates: Vec<Fate> = (0..count).map(|_| Fate::NotSent).collect();
+        let mut waiting: VecDeque<Sent> = VecDeque::new();
         let mut trouble = false;
-        for (index, item) in items.iter().enumerate() {
+        for (index, item) in items.enumerate() {
             if waiting.len() >= self.in_flight
                 && let Some(oldest) = waiting.pop_front()
             {
@@ -106,12 +129,20 @@ impl Publisher<'_> {
             if trouble {
                 break;
             }
-            match self.js.context.send_publish(item.subject.clone(), self.message(item, true)).await {
+            let item = match item {
+                Ok(item) => item,
+                Err(error) => {
+                    fates[index] = Fate::Failed(error);
+                    break;
+                }
+            };
+            match self.js.context.send_publish(item.subject.clone(), self.message(&item, true)).await {
                 Ok(acknowledgement) => {
-                    waiting.push_back((index, Instant::now(), acknowledgement.into_future()));
+                    let acknowledgement = acknowledgement.into_future();
+                    waiting.push_back(Sent { index, at: Instant::now(), item, acknowledgement });
                 }
                 Err(error) => {
-                    fates[index] = self.fate(Err(error));
+                    fates[index] = self.fate(item, Err(error));
                     trouble = !matches!(fates[index], Fate::Refused(_));
                 }
             }
@@ -124,22 +155,19 @@ impl Publisher<'_> {
 
     /// Waits for one acknowledgement, counted from when it was sent: a dead server costs the time
     /// once and not for every message in flight. Whether it is trouble.
-    async fn settle(
-        &self,
-        (index, sent, acknowledgement): (usize, Instant, Acknowledgement),
-        fates: &mut [Fate],
-    ) -> bool {
-        let answer = timeout_at(sent + self.timeout, acknowledgement).await;
+    async fn settle(&self, sent: Sent, fates: &mut [Fate]) -> bool {
+        let Sent { index, at, item, acknowledgement } = sent;
+        let answer = timeout_at(at + self.timeout, acknowledgement).await;
         let answer = answer.unwrap_or_else(|_| Err(PublishErrorKind::TimedOut.into()));
-        fates[index] = self.fate(answer);
+        fates[index] = self.fate(item, answer);
         !matches!(fates[index], Fate::Stored(_) | Fate::Refused(_))
     }
 
     fn message(&self, item: &Item, with_id: bool) -> PublishMessage {
-        let mut message = PublishMessage::build()
-            .payload(item.payload.clone())
-            .headers(item.headers.clone())
-            .expected_stream(self.name);
+        let mut message = PublishMessage::build().payload(item.payload.clone()).expected_stream(self.name);
+        for (name, value) in &item.headers {
+            message = message.header(&**name, &**value);
+        }
         if self.compare_and_set {
             message = message.expected_last_subject_sequence(item.expected);
         }
@@ -149,22 +177,25 @@ impl Publisher<'_> {
         message
     }
 
-    fn fate(&self, answer: Result<PublishAck, PublishError>) -> Fate {
+    fn fate(&self, item: Item, answer: Result<PublishAck, PublishError>) -> Fate {
+        let doubt = |item, why| Fate::Doubt(Box::new(Doubt { item, duplicate: false, why }));
         let error = match answer {
             Ok(ack) if ack.duplicate => {
-                return Fate::Doubt { duplicate: true, why: "the server saw its id before".to_owned() };
+                let why = "the server saw its id before".to_owned();
+                return Fate::Doubt(Box::new(Doubt { item, duplicate: true, why }));
             }
             Ok(ack) => return Fate::Stored(ack.sequence),
             Err(error) => error,
         };
-        let doubt = |why: String| Fate::Doubt { duplicate: false, why };
         if let Some(refused) = publish_refusal(&error) {
             return match refused.error_code() {
-                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Fate::Refused(said(refused)),
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+                    Fate::Refused(refused.to_string())
+                }
                 // 10164: the wrong last sequence of newer servers, in other words.
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE
                 | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
-                | ErrorCode(10164) => doubt(said(refused)),
+                | ErrorCode(10164) => doubt(item, refused.to_string()),
                 _ => Fate::Failed(refusal("could not publish", refused)),
             };
         }
@@ -175,43 +206,55 @@ impl Publisher<'_> {
             )),
             PublishErrorKind::TimedOut => {
                 let silence = self.js.silence("could not publish", &error);
-                if silence.kind == Kind::Rejected { Fate::Failed(silence) } else { doubt(silence.message) }
+                if silence.kind == Kind::Rejected {
+                    Fate::Failed(silence)
+                } else {
+                    doubt(item, silence.message)
+                }
             }
-            _ => doubt(error.to_string()),
+            _ => doubt(item, error.to_string()),
         }
     }
 
     /// Asks the leader about everything in doubt, and publishes again what provably is not there
     /// and was refused for its id alone.
-    async fn look_up(&self, items: &[Item], fates: &mut [Fate]) {
-        let doubtful: Vec<_> = fates
-            .iter()
-            .enumerate()
-            .filter_map(|(index, fate)| match fate {
-                Fate::Doubt { duplicate, .. } => Some((index, *duplicate)),
-                _ => None,
-            })
-            .collect();
-        let mut answers = stream::iter(doubtful)
-            .map(|(index, duplicate)| async move { (index, self.truth(&items[index], duplicate).await) })
-            .buffer_unordered(LOOK_UPS);
-        while let Some((index, fate)) = answers.next().await {
-            match fate {
-                Ok(Some(fate)) => fates[index] = fate,
-                Ok(None) => {}
-                Err(error) if error.kind == Kind::Rejected => {
-                    fates[index] = Fate::Failed(error);
-                    return;
+    async fn look_up(&self, fates: &mut [Fate]) {
+        let truths = {
+            let known: &[Fate] = fates;
+            let mut answers = stream::iter(0..known.len())
+                .filter(|index| std::future::ready(matches!(known[*index], Fate::Doubt(_))))
+                .map(|index| async move {
+                    match &known[index] {
+                        Fate::Doubt(doubt) => (index, self.truth(doubt).await),
+                        _ => (index, Ok(None)),
+                    }
+                })
+                .buffer_unordered(LOOK_UPS);
+            let mut truths = Vec::new();
+            while let Some((index, truth)) = answers.next().await {
+                match truth {
+                    Ok(Some(fate)) => truths.push((index, fate)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        if matches!(error.kind, Kind::Rejected | Kind::Regressed) {
+                            truths.push((index, Fate::Failed(error)));
+                        }
+                        // Without an answer to the first question there is none to the others.
+                        break;
+                    }
                 }
-                // Without an answer to the first question there is none to the others.
-                Err(_) => return,
             }
+            truths
+        };
+        for (index, fate) in truths {
+            fates[index] = fate;
         }
     }
 
     /// What the leader has on the subject of a message in doubt; `None`: something else, and still
     /// no telling.
-    async fn truth(&self, item: &Item, duplicate: bool) -> Result<Option<Fate>, TransportError> {
+    async fn truth(&self, doubt: &Doubt) -> Result<Option<Fate>, TransportError> {
+        let item = &doubt.item;
         let last = self.js.last(self.stream, &item.subject).await?;
         let sequence = last.as_ref().map_or(0, |last| last.sequence);
         if last.is_some_and(|last| id(&last.headers, &last.payload) == Some(item.id)) {
@@ -221,18 +264,19 @@ impl Publisher<'_> {
             let what = format!("the last message on `{}` is gone", item.subject);
             return Ok(Some(Fate::Failed(TransportError::new(Kind::Regressed, what))));
         }
-        if duplicate && sequence == item.expected && self.compare_and_set {
-            return Ok(Some(self.resend(item).await));
+        if doubt.duplicate && sequence == item.expected && self.compare_and_set {
+            return Ok(self.resend(item).await);
         }
         Ok(None)
     }
 
     /// Publishes what was purged within the duplicate window: its id is still remembered. The
-    /// expected sequence alone keeps it from being stored twice.
-    async fn resend(&self, item: &Item) -> Fate {
-        match self.js.context.send_publish(item.subject.clone(), self.message(item, false)).await {
-            Ok(acknowledgement) => self.fate(acknowledgement.await),
-            Err(error) => self.fate(Err(error)),
+    /// expected sequence alone keeps it from being stored twice. Not stored is still no telling.
+    async fn resend(&self, item: &Item) -> Option<Fate> {
+        let sent = self.js.context.send_publish(item.subject.clone(), self.message(item, false)).await;
+        match sent.ok()?.await {
+            Ok(ack) if !ack.duplicate => Some(Fate::Stored(ack.sequence)),
+            _ => None,
         }
     }
 }
@@ -245,7 +289,7 @@ fn id(headers: &HeaderMap, payload: &[u8]) -> Option<Uuid> {
 
 /// Deliveries, or the gravest trouble. The batch is no transaction, so anything but a refused event
 /// is looked at anew by the caller.
-fn verdict(items: &[Item], fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportError> {
+fn verdict(fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportError> {
     let stored = fates.iter().filter(|fate| matches!(fate, Fate::Stored(_))).count();
     let mut deliveries = Vec::with_capacity(fates.len());
     let mut trouble: Option<TransportError> = None;
@@ -255,7 +299,7 @@ fn verdict(items: &[Item], fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportE
         Kind::Unavailable => 2,
         _ => 1,
     };
-    for (item, fate) in items.iter().zip(fates) {
+    for fate in fates {
         let error = match fate {
             Fate::Stored(sequence) => {
                 deliveries.push(Delivery::Stored(sequence));
@@ -266,7 +310,8 @@ fn verdict(items: &[Item], fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportE
                 continue;
             }
             Fate::NotSent => continue,
-            Fate::Doubt { why, .. } => {
+            Fate::Doubt(doubt) => {
+                let Doubt { item, why, .. } = *doubt;
                 let what = format!("could not prove what is stored on `{}`: {why}", item.subject);
                 TransportError::new(Kind::Conflict, what)
             }

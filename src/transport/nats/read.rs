@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{
     Message,
     consumer::{DeliverPolicy, pull},
-    stream::Stream,
+    stream::{ConsumerErrorKind, Stream},
 };
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::client::JetStream;
+use super::client::{JetStream, refusal};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// How often a long read says how far it is.
@@ -46,17 +46,17 @@ pub(super) async fn read(
         ..Default::default()
     };
     let what = || format!("could not read stream `{name}` back");
-    let consumer = js
-        .context
-        .create_consumer_on_stream(config, name)
-        .await
-        .map_err(|error| js.silence(&what(), &error))?;
+    let consumer =
+        js.context.create_consumer_on_stream(config, name).await.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(refused) => refusal(&what(), &refused),
+            _ => js.silence(&what(), &error),
+        })?;
     let mut messages = consumer.messages().await.map_err(|error| js.silence(&what(), &error))?;
     let (started, mut said, mut count) = (Instant::now(), Instant::now(), 0_u64);
     loop {
-        let next = timeout(silence, messages.next()).await.map_err(|_| {
-            let what = format!("{}: no message for {silence:?}, its end {end} was not reached", what());
-            TransportError::new(Kind::Unavailable, what)
+        let next = timeout(silence, messages.next()).await.map_err(|elapsed| {
+            let what = format!("{} up to message {end}, nothing came for {silence:?}", what());
+            js.silence(&what, &elapsed)
         })?;
         let message = match next {
             Some(Ok(message)) => message,

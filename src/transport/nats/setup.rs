@@ -87,8 +87,11 @@ impl Nats {
                 TransportError::new(Kind::Unavailable, format!("stream `{name}` was just created otherwise")),
             ),
             Err(Failure::Refused(error)) => {
-                Err(refusal(&format!("could not create stream `{name}`"), &error)
-                    .with_hint(command(&self.config)))
+                let refused = refusal(&format!("could not create stream `{name}`"), &error);
+                Err(match refused.hint {
+                    Some(_) => refused,
+                    None => refused.with_hint(command(&self.config)),
+                })
             }
         }
     }
@@ -138,8 +141,12 @@ impl Nats {
         layout::fatal(&self.config, &findings)?;
         let got = &info["config"];
         facts.push(format!(
-            "stream `{}` takes `{}.>`, {} messages, {} replicas",
-            self.config.stream, self.config.subject_prefix, info["state"]["messages"], got["num_replicas"]
+            "stream `{}` takes `{}.>`, {} messages, {} {}",
+            self.config.stream,
+            self.config.subject_prefix,
+            info["state"]["messages"],
+            got["num_replicas"],
+            if got["num_replicas"] == 1 { "replica" } else { "replicas" },
         ));
         facts.extend(findings.iter().map(|finding| format!("warning: {}", finding.text)));
         let command = layout::edit_command(&self.config, &findings);
@@ -152,7 +159,8 @@ impl Nats {
             );
         }
         let connections = self.every_connection().await?.len();
-        facts.push(format!("bucket `{}` holds {connections} connections", self.config.bucket));
+        let noun = if connections == 1 { "connection" } else { "connections" };
+        facts.push(format!("bucket `{}` holds {connections} {noun}", self.config.bucket));
         self.may_publish(js).await?;
         facts.push(format!("the user may publish to `{}.>`", self.config.subject_prefix));
         Ok(facts)
