@@ -207,6 +207,11 @@ impl Inner {
             .block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))
             .map_err(|e| self.clients.error(&what, &e))?;
         match described.into_iter().next() {
+            // Without the right to, a topic has none.
+            Some(Ok(resource)) if resource.entries.is_empty() => {
+                let why = format!("could not {what}: this principal may not");
+                Err(TransportError::new(Kind::Rejected, why))
+            }
             Some(Ok(resource)) => Ok(resource),
             Some(Err(code)) => Err(self.clients.error(&what, &rdkafka::error::KafkaError::AdminOp(code))),
             None => Err(TransportError::new(Kind::Unavailable, format!("could not {what}: no answer"))),
