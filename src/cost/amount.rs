@@ -47,7 +47,7 @@ impl Amount {
 
     /// Whether the value is another's, which is nearly always to be seen without any arithmetic.
     pub fn has_value(&self, value: Decimal) -> bool {
-        let same_digits = self.value.serialize() == value.serialize();
+        let same_digits = self.value.unpack() == value.unpack();
         same_digits || self.value == value
     }
 

@@ -269,11 +269,15 @@ impl<'a> Published<'a> {
     /// Whether every one of these figures is what was last stated. A metric stated before and no
     /// longer asked for does not count.
     pub fn states(&self, amounts: &Amounts) -> bool {
-        amounts.iter().all(|(metric, amount)| {
-            self.figure(*metric).is_some_and(|figure| {
-                amount.has_value(figure.value) && self.names.text(figure.unit) == amount.unit()
-            })
-        })
+        let same = |figure: &Figure, amount: &Amount| {
+            amount.has_value(figure.value) && self.names.text(figure.unit) == amount.unit()
+        };
+        let asked = amounts.iter().fold(0, |set, (metric, _)| set | bit(*metric));
+        if asked == self.row.metrics {
+            // Both are in the order of the metrics.
+            return self.row.figures.iter().zip(amounts).all(|(figure, (_, amount))| same(figure, amount));
+        }
+        amounts.iter().all(|(metric, amount)| self.figure(*metric).is_some_and(|figure| same(figure, amount)))
     }
 
     /// Whether the row is live and a record states of it what was last stated.
