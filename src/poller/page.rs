@@ -105,7 +105,9 @@ fn read_amounts(
     values: HashMap<String, MetricValue>,
     asked: &[CostMetric],
 ) -> Result<(), String> {
-    amounts.reserve_exact(values.len());
+    if values.len() > amounts.inline_size() {
+        amounts.reserve_exact(values.len());
+    }
     for (name, value) in values {
         let metric = *asked
             .iter()
@@ -118,8 +120,11 @@ fn read_amounts(
             .map_err(|error| format!("has a bad `{metric}`: {error}"))?;
         amounts.push((metric, amount));
     }
-    if !amounts.is_sorted_by_key(|&(metric, _)| metric) {
-        amounts.sort_unstable_by_key(|&(metric, _)| metric);
+    match &mut **amounts {
+        [] | [_] => {}
+        [(a, _), (b, _)] if a <= b => {}
+        [a, b] => std::mem::swap(a, b),
+        more => more.sort_unstable_by_key(|&(metric, _)| metric),
     }
     // A map has no name twice: as many as were asked for are all that were asked for.
     if amounts.len() == asked.len() {
