@@ -248,7 +248,10 @@ fn main() {
         let times = (100_000 / rows).clamp(1, 10);
         let mut ratios: Vec<_> = (0..times).map(|_| runtime.block_on(measure(rows))).collect();
         ratios.sort_by(|a, b| a.total_cmp(b));
-        println!("{rows} rows, {times} times: publishing at {:.0} % of the bare client, median", ratios[times / 2]);
+        println!(
+            "{rows} rows, {times} times: publishing at {:.0} % of the bare client, median",
+            ratios[times / 2]
+        );
     }
 }
 

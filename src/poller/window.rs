@@ -221,10 +221,8 @@ mod tests {
             ("2026-02-20T05", "2026-03-01T00", "2026-02-01"),
             ("2026-02-20T05", "2026-03-01T01", "2026-02-01 2026-03-01"),
         ] {
-            let window = Window {
-                from: Period::from_label(from).unwrap(),
-                until: Period::from_label(until).unwrap(),
-            };
+            let window =
+                Window { from: Period::from_label(from).unwrap(), until: Period::from_label(until).unwrap() };
             let months: Vec<_> = window.months().map(|month| month.to_string()).collect();
             assert_eq!(months.join(" "), expected, "{from} {until}");
         }

@@ -130,8 +130,7 @@ async fn polls<T: Transport>(transport: impl Fn() -> T, kind: TransportConfig) -
             readiness: Readiness::default(),
             instance: "test".to_owned(),
         };
-        let ended =
-            app::run(config.clone(), transport(), world, Mode::Once, CancellationToken::new()).await;
+        let ended = app::run(config.clone(), transport(), world, Mode::Once, CancellationToken::new()).await;
         assert_eq!(ended, Exit::Done, "{at}");
         assert_eq!(simulator.faults().pending(), 0, "{at}");
         let text = metrics.render();
@@ -168,8 +167,14 @@ async fn the_same_is_published_as_by_an_output_that_holds_everything() {
     let (server, dir) = (Server::start(newest()), tempfile::tempdir().unwrap());
     let ((narrow, held), (whole, all)) = tokio::join!(on_nats(&server), on_a_file(dir.path()));
     let changes = |change: &str| whole.values().filter(|event| event["change"] == change).count();
-    assert!(changes("removed") > 20 && changes("revised") > 100, "{} {}", changes("removed"), changes("revised"));
-    let early = |event: &&Value| event["change"] == "removed" && event["data"]["date"].as_str() < Some("2026-02");
+    assert!(
+        changes("removed") > 20 && changes("revised") > 100,
+        "{} {}",
+        changes("removed"),
+        changes("revised")
+    );
+    let early =
+        |event: &&Value| event["change"] == "removed" && event["data"]["date"].as_str() < Some("2026-02");
     assert!(whole.values().filter(early).count() > 10, "of the settled January");
     assert_eq!(narrow.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
     assert!(narrow == whole);

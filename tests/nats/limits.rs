@@ -30,7 +30,10 @@ async fn what_is_full_is_waited_for_and_what_was_stored_is_found() {
         let full_account = limited(version, "jetstream: { max_file: 300K },");
         for server in [&full_server, &full_account] {
             let (kind, said, hint) = refused(server.config(), 2000).await;
-            assert!(matches!(kind, TransportErrorKind::Unknown | TransportErrorKind::Unavailable), "{version} {kind:?} {said}");
+            assert!(
+                matches!(kind, TransportErrorKind::Unknown | TransportErrorKind::Unavailable),
+                "{version} {kind:?} {said}"
+            );
             assert!(said.contains("resource") && hint.contains("is full"), "{version} {said} {hint}");
             let (kind, said, hint) = refused(server.config(), 2000).await;
             assert_eq!(kind, TransportErrorKind::Unavailable, "{version}: nothing more is stored: {said}");
@@ -52,7 +55,12 @@ async fn what_is_full_is_waited_for_and_what_was_stored_is_found() {
 async fn limits_of_the_account_are_named() {
     for version in versions() {
         for (limits, kind, said, hint) in [
-            ("jetstream: { max_streams: 1 },", TransportErrorKind::Rejected, "maximum number of streams", "needs two"),
+            (
+                "jetstream: { max_streams: 1 },",
+                TransportErrorKind::Rejected,
+                "maximum number of streams",
+                "needs two",
+            ),
             (
                 "jetstream: { max_file: 100M, max_bytes_required: true },",
                 TransportErrorKind::Rejected,

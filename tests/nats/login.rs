@@ -95,7 +95,9 @@ async fn all_of_it(config: NatsConfig, cents: i64) -> Result<usize, TransportErr
 
 #[tokio::test]
 async fn the_documented_permissions_are_those_of_the_documentation() {
-    let text = include_str!("../../docs/nats.md").replace("AMAZON_BILLING", "BILLING").replace("amazon.billing", "aws.cost");
+    let text = include_str!("../../docs/nats.md")
+        .replace("AMAZON_BILLING", "BILLING")
+        .replace("amazon.billing", "aws.cost");
     let list = text.split_once("publish: [").unwrap().1.split_once(']').unwrap().0;
     let documented: Vec<_> = list.split('"').skip(1).step_by(2).collect();
     assert_eq!(documented, NARROWEST);
@@ -113,7 +115,8 @@ async fn the_narrowest_permissions_suffice_and_each_that_is_missing_is_named() {
                 "{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: [\"{subscribe}\"] }} }}\n"
             )
         };
-        let mut users = user_with("narrow", &list(None), "_INBOX.>") + &user_with("deaf", &list(None), "other");
+        let mut users =
+            user_with("narrow", &list(None), "_INBOX.>") + &user_with("deaf", &list(None), "other");
         for missing in 0..NARROWEST.len() {
             users += &user_with(&format!("without{missing}"), &list(Some(missing)), "_INBOX.>");
         }
@@ -142,7 +145,10 @@ async fn the_narrowest_permissions_suffice_and_each_that_is_missing_is_named() {
             assert_eq!(error.kind, TransportErrorKind::Rejected, "{version} without {subject}: {error}");
             let named = subject.trim_end_matches('>').to_lowercase();
             let said = error.message.to_lowercase();
-            assert!(said.contains("permissions violation") && said.contains(&named), "{version} {subject}: {said}");
+            assert!(
+                said.contains("permissions violation") && said.contains(&named),
+                "{version} {subject}: {said}"
+            );
             assert!(error.hint.unwrap_or_default().contains("docs/nats.md"), "{subject}");
         }
         let error = all_of_it(of("deaf"), 400).await.unwrap_err();

@@ -164,8 +164,7 @@ impl Publisher<'_> {
     }
 
     fn message(&self, item: &Item, with_id: bool) -> PublishMessage {
-        let mut message =
-            PublishMessage::build().payload(item.payload.clone()).expected_stream(self.name);
+        let mut message = PublishMessage::build().payload(item.payload.clone()).expected_stream(self.name);
         for (name, value) in &item.headers {
             message = message.header(&**name, &**value);
         }

@@ -46,11 +46,8 @@ pub(super) async fn read(
         ..Default::default()
     };
     let what = || format!("could not read stream `{name}` back");
-    let consumer = js
-        .context
-        .create_consumer_on_stream(config, name)
-        .await
-        .map_err(|error| match error.kind() {
+    let consumer =
+        js.context.create_consumer_on_stream(config, name).await.map_err(|error| match error.kind() {
             ConsumerErrorKind::JetStream(refused) => refusal(&what(), &refused),
             _ => js.silence(&what(), &error),
         })?;
