@@ -247,7 +247,7 @@ fn main() {
         // A short run is repeated, each time on a new server.
         let times = (100_000 / rows).clamp(1, 10);
         let mut ratios: Vec<_> = (0..times).map(|_| runtime.block_on(measure(rows))).collect();
-        ratios.sort_by(|a, b| a.total_cmp(b));
+        ratios.sort_by(f64::total_cmp);
         println!(
             "{rows} rows, {times} times: publishing at {:.0} % of the bare client, median",
             ratios[times / 2]

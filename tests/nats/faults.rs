@@ -56,7 +56,7 @@ async fn slow_acknowledgements_are_waited_for_with_bounded_flight() {
     let proxy = Proxy::before(server.port).await;
     let mut config = server.config();
     config.servers = vec![proxy.url()];
-    config.timeout = Duration::from_secs(60);
+    config.timeout = Duration::from_mins(1);
     let mut poller = Poller::new(Nats::new(config));
     poller.poll(&[record("2026-11-20", "Tax", 1)], second(0)).await;
     proxy.delay(Duration::from_millis(20));

@@ -116,7 +116,7 @@ async fn polls<T: Transport>(transport: impl Fn() -> T, kind: TransportConfig) -
     let mut most = 0;
     for (at, dropped, restated, hourly) in POLLS {
         clock.set(at.parse().unwrap());
-        config.connections[0].granularity = Granularity::ALL[..1 + usize::from(hourly)].to_vec();
+        config.connections[0].granularity = Granularity::ALL[..=usize::from(hourly)].to_vec();
         let dropped = dropped.map(|service| Fault::DropService { service: service.to_owned() });
         let restated = restated
             .then(|| Fault::Change { service: Some("AWS Lambda".to_owned()), add: "0.01".parse().unwrap() });
