@@ -5,9 +5,8 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 #[cfg(feature = "nats")]
 use crate::transport::nats::Nats;
@@ -17,15 +16,21 @@ use crate::{
     clock::Clock,
     commands::{
         ConfigFiles,
+        backfill::{self, BackfillArgs},
         check::{self, CheckArgs},
+        connect::{self, ConnectArgs},
         demo::{self, DemoArgs},
+        forward::{self, ForwardArgs},
         ledger,
         plan::{self, PlanArgs},
         print,
+        read::{self, ReplayArgs, TailArgs},
+        schema::{self, SchemaArgs},
         simulate::{self, SimulateArgs},
     },
     config::{self, Config, TransportConfig},
     exit::{Exit, report},
+    signals::{Signals, on_runtime},
     telemetry::{LogFormat, Metrics, init_logs},
     transport::{Transport, TransportError, local::Local},
 };
@@ -72,10 +77,20 @@ Example:
     Demo(DemoArgs),
     /// Serve a simulated Cost Explorer to try things on
     Simulate(SimulateArgs),
+    /// Create a connection: asks, tries the answers, writes the configuration
+    Connect(Box<ConnectArgs>),
     /// Check the configuration, and with --connect what it points to
     Check(CheckArgs),
     /// Tell what the configured polls will cost, or did cost; needs no network
     Plan(PlanArgs),
+    /// Read and publish older months, as far back as AWS has them, at a price that is told first
+    Backfill(BackfillArgs),
+    /// Show events as they are published
+    Tail(TailArgs),
+    /// Read published events back: all of them, some of them, or what they come to
+    Replay(ReplayArgs),
+    /// Deliver every event to an HTTP endpoint, at least once, in order per key
+    Forward(ForwardArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -86,6 +101,8 @@ Example:
         #[command(subcommand)]
         command: LedgerCommand,
     },
+    /// Print the contracts of the events: JSON Schema and AsyncAPI
+    Schema(SchemaArgs),
     /// Print the IAM policy the credentials need
     #[command(after_help = "\
 Example:
@@ -141,22 +158,32 @@ pub fn main() -> Exit {
             return if asked_for && printed { Exit::Done } else { Exit::Usage };
         }
     };
-    if let Err(error) = init_logs(&cli.log, cli.log_format) {
+    // What a library logs of a failure is said as an error; in the middle of a question it only confuses.
+    let log = match cli.command {
+        Command::Connect(_) if cli.log == "info" => "off",
+        _ => cli.log.as_str(),
+    };
+    if let Err(error) = init_logs(log, cli.log_format) {
         report(&error, Some("see https://docs.rs/tracing-subscriber, EnvFilter, for the syntax"));
         return Exit::Usage;
     }
     match cli.command {
         Command::Run { files, once } => run(&files, once),
-        Command::Demo(args) => on_runtime(|shutdown| demo::run(args, shutdown)),
-        Command::Simulate(args) => on_runtime(|shutdown| simulate::run(args, shutdown)),
-        Command::Check(args) => on_runtime(|shutdown| async move {
+        Command::Demo(args) => on_runtime(Signals::Drain, |shutdown| demo::run(args, shutdown)),
+        Command::Simulate(args) => on_runtime(Signals::Drain, |shutdown| simulate::run(args, shutdown)),
+        Command::Connect(args) => on_runtime(Signals::Own, |shutdown| connect::run(*args, shutdown)),
+        Command::Check(args) => on_runtime(Signals::Drain, |shutdown| async move {
             // It holds nothing that would have to be drained.
             tokio::select! {
                 exit = check::run(args) => exit,
                 () = shutdown.cancelled() => Exit::Failed,
             }
         }),
-        Command::Plan(args) => on_runtime(|_| plan::run(args)),
+        Command::Plan(args) => on_runtime(Signals::Drain, |_| plan::run(args)),
+        Command::Backfill(args) => on_runtime(Signals::Drain, |shutdown| backfill::run(args, shutdown)),
+        Command::Tail(args) => on_runtime(Signals::Quiet, |shutdown| read::tail(args, shutdown)),
+        Command::Replay(args) => on_runtime(Signals::Quiet, |shutdown| read::replay(args, shutdown)),
+        Command::Forward(args) => on_runtime(Signals::Drain, |shutdown| forward::run(args, shutdown)),
         Command::Config { command: ConfigCommand::Show { files } } => match files.load() {
             Ok(loaded) => print(&config::show(&loaded, !io::stdout().is_terminal())),
             Err(exit) => exit,
@@ -165,10 +192,11 @@ pub fn main() -> Exit {
             print(&format!("{:#}\n", config::json_schema()))
         }
         Command::Ledger { command: LedgerCommand::Show { files } } => match files.load() {
-            Ok(loaded) => on_runtime(|_| async move { ledger::show(&loaded.config).await }),
+            Ok(loaded) => on_runtime(Signals::Drain, |_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
-        Command::Policy => print(include_str!("../deploy/iam/policy.json")),
+        Command::Schema(args) => schema::run(&args),
+        Command::Policy => print(connect::POLICY),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amazon-billing-source", &mut script);
@@ -187,7 +215,7 @@ fn run(files: &ConfigFiles, once: bool) -> Exit {
     }
     let config = loaded.config;
     let mode = if once { Mode::Once } else { Mode::Service };
-    on_runtime(|shutdown| async move {
+    on_runtime(Signals::Drain, |shutdown| async move {
         match config.transport.clone() {
             TransportConfig::Local(local) => serve(config, Local::connect(&local), mode, shutdown).await,
             #[cfg(feature = "kafka")]
@@ -223,66 +251,6 @@ async fn serve<T: Transport>(
         tokio::spawn(admin::serve(listen, metrics, readiness, shutdown.clone()));
     }
     app::run(config, transport, world, mode, shutdown).await
-}
-
-/// Runs a command until it ends by itself, or drains after the first signal, or ends at once with
-/// the second. Threads stuck in a write are left behind.
-fn on_runtime<F: Future<Output = Exit>>(command: impl FnOnce(CancellationToken) -> F) -> Exit {
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            report(&format!("could not start: {error}"), None);
-            return Exit::Failed;
-        }
-    };
-    let shutdown = CancellationToken::new();
-    let exit = runtime.block_on(async {
-        tokio::select! {
-            exit = command(shutdown.clone()) => exit,
-            exit = signals(&shutdown) => exit,
-        }
-    });
-    runtime.shutdown_background();
-    exit
-}
-
-fn runtime() -> io::Result<Runtime> {
-    // Waiting for AWS and for a disk is no work for many threads.
-    Builder::new_multi_thread().worker_threads(2).enable_all().build()
-}
-
-/// Returns with the second signal.
-async fn signals(shutdown: &CancellationToken) -> Exit {
-    match wait_for_signal().await {
-        Ok(()) => info!("stopping; once more to stop at once"),
-        Err(error) => {
-            warn!("signals cannot be received: {error}");
-            std::future::pending::<()>().await;
-        }
-    }
-    shutdown.cancel();
-    if let Err(error) = wait_for_signal().await {
-        warn!("signals cannot be received: {error}");
-    }
-    warn!("stopped at once; nothing is lost, the next start recovers it");
-    Exit::Failed
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
 }
 
 #[cfg(test)]

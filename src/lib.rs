@@ -10,16 +10,21 @@
 
 pub mod admin;
 pub mod app;
+pub mod backfill;
 pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod consume;
 pub mod cost;
 pub mod cycle;
 pub mod dedup;
 pub mod event;
 pub mod exit;
+pub mod forward;
+pub mod http;
 pub mod poller;
+mod signals;
 pub mod simulator;
 pub mod telemetry;
 pub mod transport;

@@ -3,7 +3,7 @@
 //! No amount is logged above DEBUG, and no secret at any level.
 
 use std::{
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -47,10 +47,11 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::builder()
         .parse(format!("aws_=error,{filter}{quiet}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
+    let is_terminal = io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(move || LogLine { clear: is_terminal })
+        .with_ansi(is_terminal);
     let result = match format {
         LogFormat::Text => logs.with_target(false).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -59,6 +60,26 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
         tracing::debug!("logs were set up before");
     }
     Ok(())
+}
+
+/// One log line on its way to stderr. On a terminal it takes the place of a progress bar, which is
+/// drawn again below it.
+struct LogLine {
+    clear: bool,
+}
+
+impl io::Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        if std::mem::take(&mut self.clear) {
+            stderr.write_all(b"\r\x1b[2K")?;
+        }
+        stderr.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// The program's metrics, all named `billing_source_...`. Clones count together.
@@ -76,6 +97,8 @@ struct Inner {
     publish_seconds: Histogram,
     last_success: Family<ConnectionLabels, Gauge>,
     ledger_rows: Family<ConnectionLabels, Gauge>,
+    forward_attempts: Family<OutcomeLabels, Counter>,
+    forwarded: Family<OutcomeLabels, Counter>,
     /// A family without labels: absent until it is set.
     budget: Family<[(String, String); 0], Gauge>,
     /// Events handed to the output since the start, for the last words of a run.
@@ -134,6 +157,8 @@ impl Metrics {
             publish_seconds: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0]),
             last_success: Family::default(),
             ledger_rows: Family::default(),
+            forward_attempts: Family::default(),
+            forwarded: Family::default(),
             budget: Family::default(),
             events: AtomicU64::new(0),
             registry: Registry::default(),
@@ -154,6 +179,16 @@ impl Metrics {
             inner.last_success.clone(),
         );
         registry.register("ledger_rows", "Keys in memory", inner.ledger_rows.clone());
+        registry.register(
+            "forward_attempts",
+            "Requests to an endpoint events are forwarded to, by what it made of them",
+            inner.forward_attempts.clone(),
+        );
+        registry.register(
+            "forward_events",
+            "Events a forwarder is done with, by what became of them",
+            inner.forwarded.clone(),
+        );
         registry.register(
             "budget_remaining_requests",
             "Requests the budget still holds; absent without a cap",
@@ -241,6 +276,16 @@ impl Metrics {
         self.0.ledger_rows.get_or_create(&labels).set(i64::try_from(rows).unwrap_or(i64::MAX));
     }
 
+    /// A request to an endpoint ended.
+    pub fn forward_attempt(&self, outcome: &'static str) {
+        self.0.forward_attempts.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// A forwarder is done with an event.
+    pub fn forwarded(&self, outcome: &'static str) {
+        self.0.forwarded.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
     /// What the budget leaves.
     pub fn budget_left(&self, left: Allowance) {
         if let Allowance::Requests(left) = left {
@@ -264,6 +309,8 @@ mod tests {
         metrics.failed("fetch", "throttled");
         metrics.succeeded("main", "2026-03-01T00:00:00Z".parse().unwrap());
         metrics.ledger_rows("main", 3);
+        metrics.forward_attempt("taken");
+        metrics.forwarded("delivered");
         metrics.budget_left(Allowance::Requests(22));
         // Families are unordered.
         let text = metrics.render();
@@ -275,6 +322,8 @@ mod tests {
 # HELP billing_source_cost_explorer_requests Requests to Cost Explorer; `charged` and `unknown` cost $0.01 each.
 # HELP billing_source_errors Failures, by stage and kind.
 # HELP billing_source_events_published Events stored durably.
+# HELP billing_source_forward_attempts Requests to an endpoint events are forwarded to, by what it made of them.
+# HELP billing_source_forward_events Events a forwarder is done with, by what became of them.
 # HELP billing_source_last_success_timestamp_seconds When the last complete poll began, Unix time.
 # HELP billing_source_ledger_rows Keys in memory.
 # HELP billing_source_polls Polls of one window, by how they ended.
@@ -284,6 +333,8 @@ mod tests {
 # TYPE billing_source_cost_explorer_requests counter
 # TYPE billing_source_errors counter
 # TYPE billing_source_events_published counter
+# TYPE billing_source_forward_attempts counter
+# TYPE billing_source_forward_events counter
 # TYPE billing_source_last_success_timestamp_seconds gauge
 # TYPE billing_source_ledger_rows gauge
 # TYPE billing_source_polls counter
@@ -296,6 +347,8 @@ billing_source_cost_explorer_requests_total{outcome="unknown"} 0
 billing_source_cost_explorer_requests_total{outcome="unsent"} 0
 billing_source_errors_total{stage="fetch",kind="throttled"} 1
 billing_source_events_published_total{transport="local"} 3
+billing_source_forward_attempts_total{outcome="taken"} 1
+billing_source_forward_events_total{outcome="delivered"} 1
 billing_source_last_success_timestamp_seconds{connection="main"} 1772323200
 billing_source_ledger_rows{connection="main"} 3
 billing_source_polls_total{connection="main",granularity="daily",outcome="complete"} 1

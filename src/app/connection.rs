@@ -15,7 +15,7 @@ use crate::{
     dedup::{ConnectionState, Ledger},
     event::EventFactory,
     poller::{CostExplorer, FetchError, FetchErrorKind},
-    transport::{Transport, TransportError, TransportErrorKind},
+    transport::{Transport, TransportError},
 };
 
 /// A sleep is never longer than this, so that a clock that was set is noticed.
@@ -157,7 +157,7 @@ impl<T: Transport> Work<'_, T> {
                     }
                     sleep_until(self.shared, next).await;
                 }
-                Err(error) if self.shared.transport.comes_back() && is_passing(error.kind) => {
+                Err(error) if self.shared.transport.comes_back() && error.kind.may_pass() => {
                     warn!(connection = name, kind = error.kind.name(), pause = ?pause, "{error}");
                     self.shared.world.metrics.failed("output", error.kind.name());
                     self.health(Health::Failing(error.kind.name().to_owned()));
@@ -242,17 +242,6 @@ impl<T: Transport> Work<'_, T> {
     fn health(&self, health: Health) {
         self.shared.world.readiness.set(&self.context.connection.name, health);
     }
-}
-
-/// Whether time may mend it.
-const fn is_passing(kind: TransportErrorKind) -> bool {
-    matches!(
-        kind,
-        TransportErrorKind::Unavailable
-            | TransportErrorKind::Conflict
-            | TransportErrorKind::Unknown
-            | TransportErrorKind::Regressed
-    )
 }
 
 /// The paying account. `None`: shut down while asking.

@@ -1,19 +1,11 @@
 //! `check`: syntax and meaning of the configuration, then, asked to, what it points to.
 
-use jiff::Timestamp;
-
-use super::{ConfigFiles, print};
+use super::{ConfigFiles, print, reach};
 use crate::{
-    clock::Clock,
-    config::{Config, ConnectionConfig, Loaded, TransportConfig, collide},
-    cost::Granularity,
+    config::{Config, ConnectionConfig, Loaded, collide},
     exit::{Exit, report},
-    poller::{CostExplorer, FetchError, Window, http_client},
-    transport::{Transport as _, TransportErrorKind, local::Local},
+    poller::{FetchError, http_client},
 };
-
-#[cfg(feature = "kafka")]
-use crate::transport::kafka::Kafka;
 
 /// How deep to look.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,22 +48,7 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 async fn output(config: &Config) -> Exit {
-    let result = match &config.transport {
-        TransportConfig::Local(local) => match Local::examine(local).await {
-            Err(error) if error.kind == TransportErrorKind::InUse => {
-                return say("skipped", &format!("{error}; if that is `run`, the output is fine"));
-            }
-            result => result,
-        },
-        #[cfg(feature = "nats")]
-        TransportConfig::Nats(nats) => crate::transport::nats::Nats::new(nats.clone()).check().await,
-        #[cfg(feature = "kafka")]
-        TransportConfig::Kafka(kafka) => match Kafka::connect(kafka) {
-            Ok(transport) => transport.check().await,
-            Err(error) => Err(error),
-        },
-    };
-    match result {
+    match reach::output(config).await {
         Ok(facts) => facts.iter().map(|fact| said(fact)).max().unwrap_or(Exit::Done),
         Err(error) => {
             report(&error, error.hint.as_deref());
@@ -86,12 +63,7 @@ async fn connections(config: &Config, query: bool) -> Exit {
     let mut known: Vec<(String, &ConnectionConfig)> = Vec::new();
     for connection in &config.connections {
         let name = &connection.name;
-        let checked = async {
-            let aws = CostExplorer::connect(connection, &http, Clock::system()).await?;
-            let account = aws.caller_identity().await?;
-            Ok::<_, FetchError>((aws, account))
-        };
-        let (aws, account) = match checked.await {
+        let (aws, account) = match reach::identity(connection, &http).await {
             Ok(checked) => checked,
             Err(error) => {
                 unreachable += usize::from(Exit::from(&error) == Exit::Unavailable);
@@ -125,7 +97,10 @@ async fn connections(config: &Config, query: bool) -> Exit {
         known.push((account, connection));
         if query {
             for granularity in &connection.granularity {
-                exit = exit.max(ask(config, name, &aws, *granularity).await);
+                exit = exit.max(match reach::query(&aws, *granularity, config.poll.settle_days).await {
+                    Ok(answer) => say("ok", &format!("connection `{name}`: {answer}")),
+                    Err(error) => failed(&error),
+                });
             }
         }
     }
@@ -141,41 +116,16 @@ async fn connections(config: &Config, query: bool) -> Exit {
     exit
 }
 
-async fn ask(config: &Config, name: &str, aws: &CostExplorer, granularity: Granularity) -> Exit {
-    let now: Timestamp = Clock::system().now();
-    let window = Window::due(granularity, now, config.poll.settle_days, None);
-    let answer = aws.page(&window, None).await;
-    let cents = aws.take_spent();
-    match answer {
-        Ok(page) => {
-            let more = if page.next.is_some() { " on the first page" } else { "" };
-            let count = page.records.len();
-            say(
-                "ok",
-                &format!(
-                    "connection `{name}`: {count} {granularity} cost records{more} from {} on; this cost ${}.{:02}",
-                    window.from,
-                    cents / 100,
-                    cents % 100
-                ),
-            )
-        }
-        Err(error) => failed(&error),
-    }
-}
-
 /// The message names the connection itself.
 fn failed(error: &FetchError) -> Exit {
     report(error, error.hint.as_deref());
     Exit::from(error)
 }
 
-/// A fact of a transport: fine, or a warning by its own word.
+/// A fact of a transport: fine, or what it says of itself.
 fn said(fact: &str) -> Exit {
-    match fact.split_once(": ") {
-        Some(("warning", rest)) => say("warning", rest),
-        _ => say("ok", fact),
-    }
+    let (label, text) = reach::labelled(fact);
+    say(label, text)
 }
 
 fn say(label: &str, text: &str) -> Exit {

@@ -1,9 +1,16 @@
 //! What the command line offers beside `run`, a file each, and what they share.
 
+pub mod backfill;
 pub mod check;
+pub mod connect;
 pub mod demo;
+pub mod filter_args;
+pub mod forward;
 pub mod ledger;
 pub mod plan;
+mod reach;
+pub mod read;
+pub mod schema;
 pub mod simulate;
 
 use std::{
@@ -66,4 +73,10 @@ pub(crate) fn print(text: &str) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// What is said beside what was asked for, to stderr.
+#[expect(clippy::print_stderr, reason = "what is said to people, not logged")]
+pub(crate) fn aside(text: &str) {
+    eprintln!("{text}");
 }

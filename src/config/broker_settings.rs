@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::settings::Secret;
+use super::settings::{CredentialsSettings, Secret};
 
 /// `[kafka]`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,13 @@ pub(crate) struct KafkaSettings {
     /// A file that holds the SASL password and nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) password_file: Option<String>,
+    /// Instead of user and password: tokens by OAuth's client credentials, as OpenID Connect providers
+    /// give them (SASL OAUTHBEARER).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) oauth: Option<OauthSettings>,
+    /// Instead of user and password: Amazon MSK with IAM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) msk_iam: Option<MskIamSettings>,
     /// Passed to librdkafka as it is, such as `"security.protocol" = "SASL_SSL"`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) librdkafka: BTreeMap<String, Value>,
@@ -63,9 +70,54 @@ impl Default for KafkaSettings {
             username: None,
             password: None,
             password_file: None,
+            oauth: None,
+            msk_iam: None,
             librdkafka: BTreeMap::new(),
         }
     }
+}
+
+/// `[kafka.oauth]`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OauthSettings {
+    /// Where tokens are had, such as `https://login.example.com/oauth2/token`.
+    pub(crate) token_endpoint: String,
+    /// Who asks for them.
+    pub(crate) client_id: String,
+    /// This or `client_secret_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_secret: Option<Secret>,
+    /// A file that holds the client's secret and nothing else; read again for every token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_secret_file: Option<String>,
+    /// How the secret is sent: `basic`, in a header, which every provider takes; `post`, in the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["basic", "post"]))]
+    pub(crate) client_auth: Option<String>,
+    /// What the token is asked for, where the provider wants to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+    /// Whom the token is for, where the provider wants to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audience: Option<String>,
+    /// PEM: who signs the endpoint's certificate. By default the host's own roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<String>,
+}
+
+/// `[kafka.msk_iam]`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MskIamSettings {
+    /// The cluster's region, such as `eu-central-1`.
+    pub(crate) region: String,
+    /// Whose rights on the cluster; by default the SDK's own chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credentials: Option<CredentialsSettings>,
+    /// For STS, where a role is assumed: a private endpoint; default: AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sts_endpoint_url: Option<String>,
 }
 
 /// `[nats]`.

@@ -36,11 +36,16 @@ pub(crate) fn read_file(path: &Path, problems: &mut Problems) -> Option<Table> {
             return None;
         }
     };
-    match FileFormat::Toml.parse(Some(&name), &text) {
+    read_text(&name, &text, problems)
+}
+
+/// Reads the text of a file; problems where it is no TOML.
+pub(crate) fn read_text(name: &str, text: &str, problems: &mut Problems) -> Option<Table> {
+    match FileFormat::Toml.parse(Some(&name.to_owned()), text) {
         Ok(table) => Some(table),
         Err(error) => {
             let (line, what) = syntax_error(&error.to_string());
-            let place = line.map_or(name.clone(), |(line, column)| format!("{name}:{line}:{column}"));
+            let place = line.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
             let hint = line.and_then(|(line, _)| text.lines().nth(line - 1)).and_then(number_hint);
             problems.push(place, format!("invalid TOML: {what}"), hint);
             None

@@ -14,16 +14,17 @@ mod show;
 mod tests;
 mod types;
 
+pub(crate) use problem::suggestion;
 pub use problem::{ConfigError, Problem};
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{
-    BudgetConfig, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter, FilterValues,
-    KafkaConfig, LocalConfig, LostState, NatsConfig, NatsLogin, NatsTls, PollConfig, SourceConfig,
-    TransportConfig, collide,
+    BudgetConfig, ClientAuth, Config, ConnectionConfig, CredentialsConfig, DeliveryMode, Filter,
+    FilterValues, KafkaConfig, KafkaLogin, LocalConfig, LostState, MskIamConfig, NatsConfig, NatsLogin,
+    NatsTls, OauthConfig, PollConfig, SecretSource, SourceConfig, TransportConfig, collide,
 };
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::config::{Value, ValueKind};
 
@@ -73,10 +74,36 @@ pub fn load(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
     let mut problems = Problems::default();
-    let mut sources: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-    let read: Vec<_> = files.iter().map(|path| layers::read_file(path, &mut problems)).collect();
+    let sources = files.iter().map(|path| path.display().to_string()).collect();
+    let read = files.iter().map(|path| layers::read_file(path, &mut problems)).collect();
+    resolve(sources, read, environment, problems)
+}
+
+/// As [`load`], for one file as it will be: its text, and the path it will have.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    path: &Path,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let mut problems = Problems::default();
+    let name = path.display().to_string();
+    let read = layers::read_text(&name, text, &mut problems);
+    resolve(vec![name], vec![read], environment, problems)
+}
+
+/// Layers on the built-in defaults, and the environment on them.
+fn resolve(
+    mut sources: Vec<String>,
+    read: Vec<Option<layers::Table>>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    mut problems: Problems,
+) -> Result<Loaded, ConfigError> {
+    let files = sources.len();
     if !problems.is_empty() {
-        return Err(problems.into_error(sources, files.len()));
+        return Err(problems.into_error(sources, files));
     }
     let variables = layers::read_environment(environment, &mut problems);
     if !variables.is_empty() || !problems.is_empty() {
@@ -97,7 +124,7 @@ pub fn load(
     let config = check::check(settings, &mut problems, &mut warnings);
     match config {
         Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, shown, sources }),
-        _ => Err(problems.into_error(sources, files.len())),
+        _ => Err(problems.into_error(sources, files)),
     }
 }
 

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub(crate) use super::broker_settings::{KafkaSettings, NatsSettings, NatsTlsSettings};
+pub(crate) use super::broker_settings::{
+    KafkaSettings, MskIamSettings, NatsSettings, NatsTlsSettings, OauthSettings,
+};
 
 /// Configuration of the Amazon Billing Source.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -44,7 +44,7 @@ pub fn show(loaded: &Loaded, json: bool) -> String {
 }
 
 /// Whether a key is a secret by its name: what is passed through to other programs has no schema.
-/// The path of a file is none.
+/// The path of a file is none, nor is where tokens are had.
 pub(crate) fn is_secret_name(key: &str) -> bool {
     const WORDS: [&str; 9] = [
         "secret",
@@ -58,7 +58,7 @@ pub(crate) fn is_secret_name(key: &str) -> bool {
         "oauthbearer.config",
     ];
     let key = key.to_ascii_lowercase();
-    !key.ends_with("_file") && WORDS.iter().any(|word| key.contains(word))
+    !key.ends_with("_file") && !key.ends_with("_endpoint") && WORDS.iter().any(|word| key.contains(word))
 }
 
 /// A URL without its `user:password@`; every text of a list, too. A password may hold a `/` that was

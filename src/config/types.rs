@@ -264,8 +264,70 @@ pub struct KafkaConfig {
     pub state_partitions: i32,
     /// What to do about events without their state.
     pub on_lost_state: LostState,
+    /// Whether librdkafka is given tokens, and which.
+    pub login: KafkaLogin,
     /// For librdkafka, credentials included; nothing that contradicts the keys above.
     pub librdkafka: BTreeMap<String, SecretString>,
+}
+
+/// Who publishes to Kafka, beyond what librdkafka knows by itself.
+#[derive(Clone, Debug, Default)]
+pub enum KafkaLogin {
+    /// Nobody, a user and password, a client certificate: all of it librdkafka's business.
+    #[default]
+    Librdkafka,
+    /// SASL OAUTHBEARER with tokens of `[kafka.oauth]`.
+    Oauth(OauthConfig),
+    /// SASL OAUTHBEARER with tokens signed for Amazon MSK, `[kafka.msk_iam]`.
+    MskIam(MskIamConfig),
+}
+
+/// `[kafka.oauth]`: the client credentials grant of OAuth 2 (RFC 6749, 4.4).
+#[derive(Clone, Debug)]
+pub struct OauthConfig {
+    /// `https`, or `http` to this host.
+    pub token_endpoint: String,
+    /// Not empty.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: SecretSource,
+    /// How the secret is sent.
+    pub client_auth: ClientAuth,
+    /// What the token is asked for.
+    pub scope: Option<String>,
+    /// Whom the token is for.
+    pub audience: Option<String>,
+    /// PEM; `None`: the host's own roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `kafka.oauth.client_auth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// In the `Authorization` header.
+    Basic,
+    /// In the body.
+    Post,
+}
+
+/// A secret that may change while the program runs.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// From the configuration.
+    Text(SecretString),
+    /// A file that holds it and nothing else, read whenever it is needed.
+    File(PathBuf),
+}
+
+/// `[kafka.msk_iam]`.
+#[derive(Clone, Debug)]
+pub struct MskIamConfig {
+    /// The cluster's region.
+    pub region: String,
+    /// Whose rights.
+    pub credentials: CredentialsConfig,
+    /// Where a role is assumed; `None`: at AWS.
+    pub sts_endpoint_url: Option<String>,
 }
 
 /// `kafka.delivery`.

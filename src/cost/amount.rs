@@ -33,6 +33,24 @@ impl Amount {
         }
     }
 
+    /// The same beside another amount: of most rows all metrics state the same text, which is then
+    /// read once.
+    ///
+    /// # Errors
+    /// As [`Amount::parse`].
+    pub fn parse_after(before: Option<&Self>, text: String, unit: String) -> Result<Self, AmountError> {
+        match before {
+            Some(before) if before.text == text => Ok(Self { text, unit, value: before.value }),
+            _ => Self::parse(text, unit),
+        }
+    }
+
+    /// Whether the value is another's, which is nearly always to be seen without any arithmetic.
+    pub fn has_value(&self, value: Decimal) -> bool {
+        let same_digits = self.value.serialize() == value.serialize();
+        same_digits || self.value == value
+    }
+
     /// An amount of which only the value is known; its text is the plain decimal.
     pub fn from_value(value: Decimal, unit: impl Into<String>) -> Self {
         Self { text: value.to_string(), unit: unit.into(), value }
@@ -101,6 +119,10 @@ fn parse_plain(text: &str) -> Option<Decimal> {
 
 /// The only other way from text to a decimal: `Decimal::from_str` would round silently.
 fn parse_exact(text: &str) -> Option<Decimal> {
+    // `1_000` is an amount to Rust, and to no reader of JSON.
+    if text.contains('_') {
+        return None;
+    }
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
         return Decimal::from_str_exact(text).ok();
     };
@@ -139,6 +161,7 @@ mod tests {
             ("", None),
             ("NaN", None),
             ("1,5", None),
+            ("1_000", None),
         ] {
             let parsed = Amount::parse(text.to_owned(), "USD".to_owned());
             assert_eq!(parsed.ok().map(|a| a.value().to_string()).as_deref(), plain, "{text}");

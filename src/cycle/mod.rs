@@ -6,9 +6,11 @@
 mod claim;
 #[cfg(test)]
 mod model;
+mod month;
 mod window_poll;
 
 pub use claim::ClaimWatch;
+pub use month::{MonthRead, Reread, read_month};
 pub use window_poll::WindowPoll;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -224,7 +226,31 @@ async fn poll<T: Transport>(
         };
         return Ok((outcome, until));
     }
-    let mut restarted = false;
+    let (outcome, requests) = read_pages(context, aws, &mut poll, window, shutdown).await?;
+    report.requests += requests;
+    let (outcome, retry_at) = match outcome {
+        Outcome::Claimed => (Outcome::Claimed, None),
+        Outcome::Complete => (poll.complete(started).await?, None),
+        outcome => {
+            let retry_at = poll.fail(&outcome, started).await?;
+            (outcome, retry_at)
+        }
+    };
+    report.counts += poll.counts();
+    report.pages += poll.pages();
+    Ok((outcome, retry_at))
+}
+
+/// Asks for the pages of a claimed window, one after the other, and publishes each. Returns how that
+/// ended and what was spent, the requests AWS charges for; the poll is still to be ended.
+async fn read_pages<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    poll: &mut WindowPoll<'_, T>,
+    window: Window,
+    shutdown: &CancellationToken,
+) -> Result<(Outcome, u32), TransportError> {
+    let (mut restarted, mut spent) = (false, 0);
     let outcome = 'query: loop {
         let mut guard = PageGuard::new(context.poll.max_pages);
         let mut token: Option<String> = None;
@@ -239,7 +265,7 @@ async fn poll<T: Transport>(
             let answer = asked.await;
             let requests = aws.take_spent();
             poll.spent(requests);
-            report.requests += requests;
+            spent += requests;
             let page = match answer {
                 None => break 'query Outcome::Interrupted,
                 Some(Ok(page)) => page,
@@ -273,22 +299,12 @@ async fn poll<T: Transport>(
             }
         }
     };
-    let (outcome, retry_at) = match outcome {
-        Outcome::Claimed => (Outcome::Claimed, None),
-        Outcome::Complete => (poll.complete(started).await?, None),
-        outcome => {
-            let retry_at = poll.fail(&outcome, started).await?;
-            (outcome, retry_at)
-        }
-    };
-    report.counts += poll.counts();
-    report.pages += poll.pages();
-    Ok((outcome, retry_at))
+    Ok((outcome, spent))
 }
 
 /// What a poll that begins at `started` asks for: what is due, back to the oldest row that has to be
 /// looked at once more.
-fn window_of(
+pub(crate) fn window_of(
     granularity: Granularity,
     started: Timestamp,
     poll: &PollConfig,
@@ -343,7 +359,12 @@ fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Ti
 }
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
-fn budget_resets_at(now: Timestamp, budget: BudgetConfig, spent: &[Spent], needed: u32) -> Timestamp {
+pub(crate) fn budget_resets_at(
+    now: Timestamp,
+    budget: BudgetConfig,
+    spent: &[Spent],
+    needed: u32,
+) -> Timestamp {
     let today = utc_date(now);
     let month_only = BudgetConfig { requests_per_day: None, ..budget };
     let next = if Allowance::left(month_only, now, spent).covers(needed) {

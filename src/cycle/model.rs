@@ -4,6 +4,8 @@
 //! 1, 2, 3, ..., no two neighbours are equal, no id occurs twice, and the highest revision per key
 //! adds up to AWS's own total.
 
+mod twice;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::Mutex as StdMutex,
@@ -117,13 +119,15 @@ enum Step {
     Restate { day: i8, service: usize, cents: i64, estimated: bool },
     /// AWS withdraws a row; the anchor stays, so that its period is never empty.
     Withdraw { day: i8, service: usize },
-    /// A poll, with what goes wrong on the way.
+    /// A poll or a backfill, with what goes wrong on the way.
     Poll(PollStep),
 }
 
 #[derive(Clone, Debug)]
 struct PollStep {
     page_size: usize,
+    /// A backfill of the month, and whether it leaves absence to the polls.
+    month: Option<bool>,
     /// How many snapshots ago this answer was given.
     age: usize,
     /// Killed, or the page failed, after so many pages.
@@ -231,8 +235,12 @@ impl World {
             if instance == 0 { (&mut own[0], &mut other[0]) } else { (&mut other[0], &mut own[0]) };
         self.log.log.lock().unwrap().faults =
             step.faults.iter().copied().take_while(Option::is_some).flatten().collect();
+        let polls = self.log.log.lock().unwrap().connection.polls.clone();
         let killed = self.drive(step, own, other, ["a", "b"][instance]).await;
         self.log.log.lock().unwrap().faults.clear();
+        if step.month.is_some() && step.rival_after.is_none() {
+            assert_eq!(self.log.log.lock().unwrap().connection.polls, polls, "a backfill changes no poll");
+        }
         if killed {
             // A new process has an empty ledger.
             own.clear();
@@ -267,8 +275,15 @@ impl World {
             let started = self.clock.now();
             let state = self.log.recover("", ledger).await?;
             let last = state.poll(Granularity::Daily).last_complete;
-            let window = Window::due(Granularity::Daily, started, 0, last);
+            let first = jiff::civil::date(2026, 3, 1);
+            let window = match step.month {
+                None => Window::due(Granularity::Daily, started, 0, last),
+                Some(_) => Window::month(first),
+            };
             let mut poll = WindowPoll::new(&context, ledger, state, window);
+            if let Some(polled) = step.month {
+                poll = poll.of_month(first, polled);
+            }
             if poll.claim(1).await?.is_break() {
                 return Ok(false);
             }
@@ -282,7 +297,8 @@ impl World {
                     _ => {}
                 }
                 if step.rival_after == Some(number) {
-                    let clean = PollStep { rival_after: None, ends_after: None, age: 0, ..step.clone() };
+                    let clean =
+                        PollStep { rival_after: None, ends_after: None, age: 0, month: None, ..step.clone() };
                     self.tick();
                     Box::pin(self.drive(&clean, rival, &mut Ledger::new(), "b")).await;
                 }
@@ -356,7 +372,15 @@ fn record(day: i8, service: usize, cents: i64, estimated: bool) -> CostRecord {
 }
 
 fn clean(page_size: usize) -> PollStep {
-    PollStep { page_size, age: 0, ends_after: None, rival_after: None, faults: Vec::new(), empty: false }
+    PollStep {
+        page_size,
+        month: None,
+        age: 0,
+        ends_after: None,
+        rival_after: None,
+        faults: Vec::new(),
+        empty: false,
+    }
 }
 
 fn walk(steps: &[Step], unfenced: bool) -> Vec<String> {
@@ -394,14 +418,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let end = prop_oneof![Just(End::Killed), Just(End::PageFailed)];
     let poll = (
         1_usize..6,
+        proptest::option::weighted(0.25, any::<bool>()),
         prop_oneof![4 => Just(0_usize), 1 => 1_usize..4],
         proptest::option::weighted(0.3, (0_usize..4, end)),
         proptest::option::weighted(0.2, 0_usize..4),
         proptest::collection::vec(fault, 0..5),
         proptest::bool::weighted(0.05),
     )
-        .prop_map(|(page_size, age, ends_after, rival_after, faults, empty)| {
-            Step::Poll(PollStep { page_size, age, ends_after, rival_after, faults, empty })
+        .prop_map(|(page_size, month, age, ends_after, rival_after, faults, empty)| {
+            Step::Poll(PollStep { page_size, month, age, ends_after, rival_after, faults, empty })
         });
     let row = (1..=DAYS, 1..SERVICES.len());
     let step = prop_oneof![
@@ -432,57 +457,4 @@ fn without_fencing_a_rival_repeats_events() {
     assert_eq!(walk(&steps, false), Vec::<String>::new());
     let violations: BTreeSet<_> = walk(&steps, true).into_iter().collect();
     assert!(violations.iter().any(|v| v.contains("revision 1")), "{violations:?}");
-}
-
-/// A key listed twice: with the same figures one event, with different ones a failed poll, and in
-/// either case nothing that the next poll would publish again.
-#[test]
-fn a_key_listed_twice_is_published_once_or_not_at_all() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (tax, same, other) = (record(1, 3, 100, true), record(1, 3, 100, true), record(1, 3, 200, true));
-    let anchor = record(1, 0, 100, true);
-    for (pages, complete, events) in [
-        (vec![vec![anchor.clone(), tax.clone(), same.clone()]], true, 2),
-        (vec![vec![anchor.clone(), tax.clone()], vec![same]], true, 2),
-        (vec![vec![anchor.clone(), tax.clone(), other.clone()]], false, 0),
-        (vec![vec![anchor, tax], vec![other]], false, 2),
-    ] {
-        let mut world = World::new(false);
-        let outcomes = runtime.block_on(async {
-            let mut outcomes = Vec::new();
-            for _ in 0..3 {
-                world.tick();
-                let mut ledgers = std::mem::take(&mut world.ledgers);
-                outcomes.push(world.answer(&pages, &mut ledgers[0]).await);
-                world.ledgers = ledgers;
-            }
-            outcomes
-        });
-        assert_eq!(outcomes, [complete; 3]);
-        assert_eq!(world.log.log.lock().unwrap().events.len(), events);
-    }
-}
-
-impl World {
-    /// One poll with these pages; whether it was complete.
-    async fn answer(&self, pages: &[Vec<CostRecord>], ledger: &mut Ledger) -> bool {
-        let context = self.context("a");
-        let now = self.clock.now();
-        let state = self.log.recover("", ledger).await.unwrap();
-        let window = Window::due(Granularity::Daily, now, 0, None);
-        let mut poll = WindowPoll::new(&context, ledger, state, window);
-        assert!(poll.claim(1).await.unwrap().is_continue());
-        for records in pages {
-            let page =
-                Page { records: records.clone(), group_names: BTreeMap::new(), observed_at: now, next: None };
-            if let ControlFlow::Break(outcome) = poll.take(&page).await.unwrap() {
-                assert!(
-                    matches!(&outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Malformed)
-                );
-                poll.fail(&outcome, now).await.unwrap();
-                return false;
-            }
-        }
-        matches!(poll.complete(now).await.unwrap(), Outcome::Complete)
-    }
 }

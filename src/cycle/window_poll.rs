@@ -1,12 +1,14 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
+//! The reading of a month by a backfill is one too; it leaves what polls remember as it is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::ControlFlow,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use hashbrown::HashMap;
+use jiff::{Timestamp, civil::Date};
 use tracing::{error, trace, warn};
 use uuid::Uuid;
 
@@ -14,8 +16,8 @@ use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
 use crate::{
     cost::{CostKey, CostRecord},
     dedup::{
-        Change, ChangeKind, Claim, ConnectionState, Counts, Ledger, MissingRow, Sightings, Status, Verdict,
-        ZeroRows, classify,
+        Change, ChangeKind, Claim, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState,
+        PollState, Sightings, Status, Verdict, ZeroRows, classify,
     },
     poller::{Allowance, FetchError, FetchErrorKind, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
@@ -27,6 +29,20 @@ const BATCH: usize = 10_000;
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
 
+/// What a window is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A poll, which is due again an interval later.
+    Poll,
+    /// A backfill of the month that begins on this day.
+    Month {
+        /// The month.
+        first: Date,
+        /// Polls read it too, and alone judge what is absent from it.
+        polled: bool,
+    },
+}
+
 /// One window's poll under way.
 #[derive(Debug)]
 pub struct WindowPoll<'a, T> {
@@ -35,6 +51,7 @@ pub struct WindowPoll<'a, T> {
     ledger: &'a mut Ledger,
     state: ConnectionState,
     window: Window,
+    purpose: Purpose,
     sightings: Sightings,
     /// What had been spent before the claim; the state counts the reservation on top until the end.
     spent_before: Spent,
@@ -46,6 +63,7 @@ pub struct WindowPoll<'a, T> {
     /// What AWS calls the group values, as far as its pages have told.
     group_names: BTreeMap<String, String>,
     counts: Counts,
+    missing: usize,
 }
 
 impl<'a, T: Transport> WindowPoll<'a, T> {
@@ -65,12 +83,21 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             left: Allowance::Unlimited,
             state,
             window,
+            purpose: Purpose::Poll,
             requests: 0,
             pages: 0,
             observed_at: None,
             group_names: BTreeMap::new(),
             counts: Counts::default(),
+            missing: 0,
         }
+    }
+
+    /// The same for a backfill of the month that begins on a day. Where polls read that month too, they
+    /// alone judge what is absent from it.
+    #[must_use]
+    pub fn of_month(self, first: Date, polled: bool) -> Self {
+        Self { purpose: Purpose::Month { first, polled }, ..self }
     }
 
     /// Writes the claim into the log and counts the expected pages as spent before they are asked
@@ -168,18 +195,28 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// the connection's state with the last of it.
     pub async fn complete(&mut self, started: Timestamp) -> Result<Outcome, TransportError> {
         let granularity = self.window.granularity();
-        let before = self.state.poll(granularity).missing;
-        let judgement = self.sightings.judge(self.ledger, &before);
+        let before = match self.purpose {
+            Purpose::Poll => self.state.poll(granularity).missing,
+            Purpose::Month { first, .. } => self.state.month(first).missing,
+        };
+        let judgement = match self.purpose {
+            Purpose::Month { polled: true, .. } => Judgement::default(),
+            _ => self.sightings.judge(self.ledger, &before),
+        };
         let gone: Vec<_> =
             judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key())).collect();
         let mut closing = self.settled();
-        let pages = self.pages;
-        let poll = closing.poll_mut(granularity);
-        poll.last_complete = Some(started);
-        poll.retry_at = None;
-        poll.failures = 0;
-        poll.pages = pages;
-        poll.missing = judgement.missing;
+        let (pages, missing) = (self.pages, judgement.missing);
+        self.missing = missing.len();
+        match self.purpose {
+            Purpose::Poll => {
+                let poll = closing.poll_mut(granularity);
+                *poll = PollState { last_complete: Some(started), pages, missing, ..PollState::default() };
+            }
+            Purpose::Month { first, .. } => {
+                closing.note_month(first, MonthState { read_at: Some(started), pages, missing }, started);
+            }
+        }
         let observed_at = self.observed_at.unwrap_or(started);
         let retract = |ledger: &Ledger, _: &mut Sightings, counts: &mut Counts| {
             let changes: Vec<_> =
@@ -190,7 +227,9 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         if let ControlFlow::Break(outcome) = self.publish(retract, Some(closing)).await? {
             return Ok(outcome);
         }
-        self.context.metrics.succeeded(&self.context.connection.name, started);
+        if self.purpose == Purpose::Poll {
+            self.context.metrics.succeeded(&self.context.connection.name, started);
+        }
         Ok(Outcome::Complete)
     }
 
@@ -206,20 +245,22 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     ) -> Result<Option<Timestamp>, TransportError> {
         let mut closing = self.settled();
         let (paid, pages) = (self.requests > 0, self.pages);
-        let poll = closing.poll_mut(self.window.granularity());
-        let retry = match outcome {
-            Outcome::Interrupted => None,
-            Outcome::BudgetSpent { until, .. } => {
+        let retry = match self.purpose {
+            Purpose::Poll => {
+                let poll = closing.poll_mut(self.window.granularity());
+                note_failure(poll, outcome, now, paid, pages, self.context.poll.interval)
+            }
+            // Whoever asked for the month decides when to ask again.
+            Purpose::Month { first, .. } => match outcome {
                 // The next attempt knows how much it needs before it begins.
-                poll.pages = poll.pages.max(pages + 1);
-                Some(*until)
-            }
-            _ => {
-                poll.failures = poll.failures.saturating_add(1);
-                let retry = retry_at(now, poll.failures, paid, self.context.poll.interval);
-                poll.retry_at = paid.then_some(retry);
-                Some(retry)
-            }
+                Outcome::BudgetSpent { until, .. } => {
+                    let mut month = closing.month(first);
+                    month.pages = month.pages.max(pages + 1);
+                    closing.note_month(first, month, now);
+                    Some(*until)
+                }
+                _ => None,
+            },
         };
         match self.store(Vec::new(), closing).await {
             Ok(_) => Ok(retry),
@@ -235,6 +276,11 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     /// How many pages have come.
     pub const fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// How many rows the complete answer did not list, and nothing was concluded from that.
+    pub const fn missing(&self) -> usize {
+        self.missing
     }
 
     /// The connection's state with what was really spent, and nobody polling.
@@ -345,6 +391,31 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     }
 }
 
+/// Notes how a poll failed; returns when to try again.
+fn note_failure(
+    poll: &mut PollState,
+    outcome: &Outcome,
+    now: Timestamp,
+    paid: bool,
+    pages: u32,
+    interval: Duration,
+) -> Option<Timestamp> {
+    match outcome {
+        Outcome::Interrupted => None,
+        Outcome::BudgetSpent { until, .. } => {
+            // The next attempt knows how much it needs before it begins.
+            poll.pages = poll.pages.max(pages + 1);
+            Some(*until)
+        }
+        _ => {
+            poll.failures = poll.failures.saturating_add(1);
+            let retry = retry_at(now, poll.failures, paid, interval);
+            poll.retry_at = paid.then_some(retry);
+            Some(retry)
+        }
+    }
+}
+
 /// Whether the outcome has to be looked up in the log before anything is decided.
 const fn is_doubt(kind: TransportErrorKind) -> bool {
     matches!(kind, TransportErrorKind::Conflict | TransportErrorKind::Unknown | TransportErrorKind::Regressed)
@@ -365,9 +436,11 @@ fn classify_page<'p>(
     let observed_at = page.observed_at;
     let mut changes = Vec::new();
     let mut by_key: HashMap<_, &CostRecord> = HashMap::new();
+    let mut found = None;
     for record in &page.records {
         let key = record.key();
-        let row = ledger.find(&key);
+        let row = ledger.find_after(found, &key);
+        found = row.or(found);
         let previous = row.map(|row| ledger.get(row));
         let listed_before = !sightings.note(record.period, row);
         let same = match by_key.get(&(key.period, key.service, key.group)) {

@@ -1,15 +1,16 @@
-//! What a connection remembers beside its keys: polls, missing rows, money spent, who is polling.
+//! What a connection remembers beside its keys: polls, months read by a backfill, missing rows, money
+//! spent, who is polling.
 //!
 //! It lives where the ledger lives and is written in the same transaction as the events.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, civil::Date};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cost::{CostKey, Granularity, Period},
-    poller::Spent,
+    cost::{CostKey, Granularity, Period, utc_date},
+    poller::{Spent, oldest_month, settles_on},
 };
 
 /// The connection's own state, one per scope.
@@ -26,6 +27,23 @@ pub struct ConnectionState {
     pub spent: Spent,
     /// By the granularity's lower-case name.
     pub polls: BTreeMap<String, PollState>,
+    /// What backfills have read of daily data, by the first day of the month. Absent until there is
+    /// something: a state without it is what earlier versions wrote.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub months: BTreeMap<Date, MonthState>,
+}
+
+/// What is known of a backfilled month.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MonthState {
+    /// When the last complete reading of it began; `None` where there was none yet.
+    pub read_at: Option<Timestamp>,
+    /// Pages it has, or has at least, and what the next reading is expected to need.
+    pub pages: u32,
+    /// Rows the last complete reading did not list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingRow>,
 }
 
 /// A poll somebody has begun. It is void once it stood unchanged for its time to live.
@@ -99,6 +117,34 @@ impl ConnectionState {
         self.polls.entry(granularity.name().to_owned()).or_default()
     }
 
+    /// What backfills have read of the month that begins on this day.
+    pub fn month(&self, first: Date) -> MonthState {
+        self.months.get(&first).cloned().unwrap_or_default()
+    }
+
+    /// Whether a backfill has read a month, so that it need not be paid for again: after it had
+    /// settled, or before, as long as it still has not.
+    pub fn has_month(&self, month: Date, settle_days: u8, now: Timestamp) -> bool {
+        let settles = settles_on(month, settle_days);
+        let read_at = self.months.get(&month).and_then(|month| month.read_at);
+        read_at.is_some_and(|at| settles <= utc_date(at) || utc_date(now) < settles)
+    }
+
+    /// How many pages a reading of a month is expected to need: as many as it had; else as the largest
+    /// month that is known, or as the last poll; one where nothing is known.
+    pub fn pages_of(&self, month: Date) -> u32 {
+        let known = self.months.get(&month).map(|month| month.pages).filter(|pages| *pages > 0);
+        let largest = || self.months.values().map(|month| month.pages).max().filter(|pages| *pages > 0);
+        known.or_else(largest).unwrap_or_else(|| self.poll(Granularity::Daily).pages).max(1)
+    }
+
+    /// Notes what is known of a month, and forgets those that AWS keeps no longer.
+    pub fn note_month(&mut self, month: Date, known: MonthState, now: Timestamp) {
+        let oldest = oldest_month(utc_date(now));
+        self.months.retain(|month, _| oldest <= *month);
+        self.months.insert(month, known);
+    }
+
     /// When a granularity is to be polled next; `None`: at once. What a wrong clock wrote, a last
     /// poll in the future or a retry beyond the interval, holds up nothing.
     pub fn due_at(&self, granularity: Granularity, interval: Duration, now: Timestamp) -> Option<Timestamp> {
@@ -133,6 +179,58 @@ mod tests {
         state.poll_mut(Granularity::Daily).retry_at = None;
         state.poll_mut(Granularity::Daily).last_complete = Some(at("2027-03-01T00:00:00Z"));
         assert_eq!(due(&state), None);
+    }
+
+    #[test]
+    fn a_month_is_finished_once_it_was_read_after_it_had_settled() {
+        let at = |text: &str| format!("{text}T12:00:00Z").parse::<Timestamp>().unwrap();
+        let march: Date = "2026-03-01".parse().unwrap();
+        for (read, now, finished) in [
+            (None, "2026-06-01", false),
+            // Before it settles, and after.
+            (Some("2026-04-03"), "2026-04-03", true),
+            (Some("2026-04-03"), "2026-04-09", true),
+            (Some("2026-04-03"), "2026-04-10", false),
+            (Some("2026-04-10"), "2026-04-10", true),
+            (Some("2026-04-10"), "2027-04-10", true),
+        ] {
+            let mut state = ConnectionState::default();
+            let known = MonthState { read_at: read.map(at), pages: 1, missing: Vec::new() };
+            state.note_month(march, known, at("2026-04-03"));
+            assert_eq!(state.has_month(march, 10, at(now)), finished, "{read:?} {now}");
+        }
+    }
+
+    #[test]
+    fn pages_are_guessed_from_what_is_nearest() {
+        let now = "2026-11-20T00:00:00Z".parse().unwrap();
+        let months: Vec<Date> =
+            ["2026-10-01", "2026-09-01", "2025-09-01"].map(|month| month.parse().unwrap()).into();
+        let mut state = ConnectionState::default();
+        assert_eq!(state.pages_of(months[0]), 1);
+        state.poll_mut(Granularity::Daily).pages = 3;
+        assert_eq!(state.pages_of(months[0]), 3);
+        state.note_month(months[2], MonthState::default(), now);
+        state.note_month(months[0], MonthState { pages: 2, ..Default::default() }, now);
+        assert_eq!((state.pages_of(months[0]), state.pages_of(months[1])), (2, 2));
+        assert!(!state.months.contains_key(&months[2]), "AWS keeps it no longer");
+    }
+
+    /// Pinned: what is stored today is read by every later version, and a state without months is to
+    /// the letter what it was before there were any.
+    #[test]
+    fn a_state_has_the_documented_form_with_and_without_months() {
+        let before = r#"{"name":"main","account":"111122223333","claim":null,"spent":{"day":null,"today":0,"month":0,"total":0},"polls":{}}"#;
+        let mut state: ConnectionState = serde_json::from_str(before).unwrap();
+        assert_eq!(serde_json::to_string(&state).unwrap(), before);
+        let month = MonthState { read_at: Some(Timestamp::UNIX_EPOCH), pages: 2, missing: Vec::new() };
+        state.months.insert("2026-03-01".parse().unwrap(), month);
+        let after = before.replace(
+            r#""polls":{}"#,
+            r#""polls":{},"months":{"2026-03-01":{"readAt":"1970-01-01T00:00:00Z","pages":2}}"#,
+        );
+        assert_eq!(serde_json::to_string(&state).unwrap(), after);
+        assert_eq!(serde_json::from_str::<ConnectionState>(&after).unwrap(), state);
     }
 
     #[test]

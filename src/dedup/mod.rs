@@ -9,7 +9,7 @@ mod ledger;
 
 pub use absence::{Judgement, Sightings};
 pub use change::{Change, ChangeKind, Statement, Status};
-pub use connection_state::{Claim, ConnectionState, MissingRow, PollState};
+pub use connection_state::{Claim, ConnectionState, MissingRow, MonthState, PollState};
 pub use ledger::{Ledger, Published, RowId};
 
 use std::ops::AddAssign;

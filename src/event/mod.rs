@@ -8,6 +8,7 @@ mod wire;
 
 pub use cloudevents::Event;
 pub use validate::{Violation, is_unencoded, validate};
+pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
 
 use std::collections::BTreeMap;
@@ -28,9 +29,10 @@ use crate::{
 /// namespace.
 const ID_NAMESPACE: Uuid = uuid!("acd09bd5-ddc1-5a78-b8cc-9fd5362b1d5c");
 
-/// Where the schemas of the event types are named; the version grows with the shape of `data`.
-const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
-const SCHEMA_VERSION: &str = "1.0.0";
+/// The address below which `schemas/` is published.
+pub const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
+/// The version that events name in `dataschema`; it grows with the shape of `data`.
+pub(crate) const SCHEMA_VERSION: &str = "1.0.0";
 
 /// Builds the events of one scope.
 #[derive(Clone, Debug)]

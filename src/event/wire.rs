@@ -5,15 +5,19 @@
 
 use std::borrow::Cow;
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use cloudevents::{
-    Event,
-    event::SpecVersion,
+    AttributesReader as _, Event,
+    event::{ExtensionValue, SpecVersion},
     message::{
         BinaryDeserializer, BinarySerializer, Encoding, Error, MessageAttributeValue, MessageDeserializer,
         Result, StructuredDeserializer, StructuredSerializer,
     },
 };
+
+/// How attributes are ordered in the JSON event format; extensions follow by name.
+pub(crate) const ATTRIBUTE_ORDER: [&str; 8] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
 
 const STRUCTURED: &str = "application/cloudevents+json";
 
@@ -90,8 +94,46 @@ pub fn encode(
 ///
 /// # Errors
 /// When the event has no JSON data.
-pub fn structured_json(event: Event) -> std::result::Result<Vec<u8>, WireError> {
-    Ok(BinaryDeserializer::deserialize_binary(event, JsonWriter::default())?)
+pub fn structured_json(mut event: Event) -> std::result::Result<Vec<u8>, WireError> {
+    let (content_type, schema, data) = event.take_data();
+    let data: Vec<u8> =
+        data.ok_or_else(|| other("an event without data"))?.try_into().map_err(Error::from)?;
+    let mut json = Vec::with_capacity(640 + data.len());
+    put_member(&mut json, "specversion", event.specversion().as_str());
+    put_member(&mut json, "id", event.id());
+    put_member(&mut json, "source", event.source());
+    put_member(&mut json, "type", event.ty());
+    if let Some(subject) = event.subject() {
+        put_member(&mut json, "subject", subject);
+    }
+    if let Some(time) = event.time() {
+        put_member(&mut json, "time", &rfc3339(time));
+    }
+    if let Some(content_type) = &content_type {
+        put_member(&mut json, "datacontenttype", content_type);
+    }
+    if let Some(schema) = &schema {
+        put_member(&mut json, "dataschema", schema.as_str());
+    }
+    let mut extensions: Vec<_> = event.iter_extensions().collect();
+    extensions.sort_unstable_by_key(|&(name, _)| name);
+    for (name, value) in extensions {
+        match value {
+            ExtensionValue::String(text) => put_member(&mut json, name, text),
+            ExtensionValue::Boolean(flag) => {
+                put_name(&mut json, name);
+                json.extend_from_slice(if *flag { b"true" } else { b"false" });
+            }
+            ExtensionValue::Integer(number) => {
+                put_name(&mut json, name);
+                json.extend_from_slice(number.to_string().as_bytes());
+            }
+        }
+    }
+    put_name(&mut json, "data");
+    json.extend_from_slice(&data);
+    json.push(b'}');
+    Ok(json)
 }
 
 /// Reads an event back from a message of either mode.
@@ -109,9 +151,13 @@ pub fn decode(message: WireMessage, binding: Binding) -> std::result::Result<Eve
 /// One text in both modes: whole seconds end in `Z`.
 fn canonical(value: MessageAttributeValue) -> String {
     match value {
-        MessageAttributeValue::DateTime(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        MessageAttributeValue::DateTime(time) => rfc3339(&time),
         other => other.to_string(),
     }
+}
+
+fn rfc3339(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 struct BinaryWriter {
@@ -163,49 +209,31 @@ fn kafka_header(name: &str) -> Cow<'static, str> {
     }
 }
 
-#[derive(Default)]
-struct JsonWriter {
-    members: Vec<(String, MessageAttributeValue)>,
+/// Appends `,"name":value`; the first member of all opens the object.
+fn put_member(json: &mut Vec<u8>, name: &str, value: &str) {
+    put_name(json, name);
+    put_text(json, value);
 }
 
-impl BinarySerializer<Vec<u8>> for JsonWriter {
-    fn set_spec_version(self, version: SpecVersion) -> Result<Self> {
-        self.set_attribute("specversion", MessageAttributeValue::String(version.as_str().to_owned()))
-    }
+fn put_name(json: &mut Vec<u8>, name: &str) {
+    json.push(if json.is_empty() { b'{' } else { b',' });
+    put_text(json, name);
+    json.push(b':');
+}
 
-    fn set_attribute(mut self, name: &str, value: MessageAttributeValue) -> Result<Self> {
-        self.members.push((name.to_owned(), value));
-        Ok(self)
-    }
-
-    fn set_extension(self, name: &str, value: MessageAttributeValue) -> Result<Self> {
-        self.set_attribute(name, value)
-    }
-
-    fn end_with_data(mut self, data: Vec<u8>) -> Result<Vec<u8>> {
-        const ORDER: [&str; 8] =
-            ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
-        let rank = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());
-        self.members.sort_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
-        let mut json = Vec::with_capacity(512 + data.len());
-        for (name, value) in self.members {
-            json.push(if json.is_empty() { b'{' } else { b',' });
-            serde_json::to_writer(&mut json, &name)?;
-            json.push(b':');
-            match value {
-                MessageAttributeValue::Boolean(flag) => serde_json::to_writer(&mut json, &flag)?,
-                MessageAttributeValue::Integer(number) => serde_json::to_writer(&mut json, &number)?,
-                text => serde_json::to_writer(&mut json, &canonical(text))?,
-            }
-        }
-        json.extend_from_slice(b",\"data\":");
-        json.extend_from_slice(&data);
-        json.push(b'}');
-        Ok(json)
-    }
-
-    fn end(self) -> Result<Vec<u8>> {
-        Err(other("an event without data"))
+/// A JSON string. Nearly no text has anything to escape, and to see that is ten times as fast as to
+/// escape it byte by byte.
+fn put_text(json: &mut Vec<u8>, text: &str) {
+    // Without a branch per byte, sixteen are looked at in one.
+    let escaped = text.bytes().fold(0, |escaped, byte| {
+        escaped | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    });
+    if escaped == 0 {
+        json.push(b'"');
+        json.extend_from_slice(text.as_bytes());
+        json.push(b'"');
+    } else {
+        serde_json::to_writer(json, text).expect("a vector takes everything");
     }
 }
 
@@ -272,8 +300,8 @@ impl MessageDeserializer for Reader {
     }
 }
 
-/// NATS binding 3.1.3.2: everything outside U+0021..U+007E, `"` and `%`, byte by byte.
-fn percent_encode(text: String) -> String {
+/// NATS binding 3.1.3.2 and HTTP binding 3.1.3.2: everything outside U+0021..U+007E, `"` and `%`, byte by byte.
+pub(crate) fn percent_encode(text: String) -> String {
     if super::is_unencoded(&text) {
         return text;
     }
@@ -293,7 +321,7 @@ fn percent_encode(text: String) -> String {
 }
 
 /// One round of decoding; a byte sequence that is no UTF-8 is refused.
-fn percent_decode(text: &str) -> Result<String> {
+pub(crate) fn percent_decode(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -120,7 +120,7 @@ impl CostExplorer {
                     .with_max_attempts(Self::ATTEMPTS)
                     .with_initial_backoff(timeouts.backoff),
             );
-        let base = credentials::load(loader, ambient, connection, http).await;
+        let base = credentials::load(loader, ambient, connection.into(), http).await;
 
         // The SDK's allowance for retries is one per process unless it is given a name: a throttled
         // account would take the retries of the others.

@@ -1,4 +1,4 @@
-//! From a connection's configuration to an AWS credentials provider.
+//! From configured credentials to an AWS credentials provider.
 //!
 //! Nothing is looked up here: a provider asks when the first request is signed, and again before
 //! what it got expires. All of them use the one HTTP client.
@@ -13,19 +13,38 @@ use secrecy::ExposeSecret as _;
 
 use crate::config::{ConnectionConfig, CredentialsConfig};
 
-/// Adds the credentials of a connection to a loader that has everything else, and loads.
-/// `ambient` is taken instead of the default chain where there is one.
-pub(super) async fn load(
+/// Whose credentials, and where they are asked for.
+pub(crate) struct Origin<'a> {
+    pub(crate) credentials: &'a CredentialsConfig,
+    /// Of the requests that credentials may need.
+    pub(crate) region: &'a str,
+    /// `None`: at AWS.
+    pub(crate) sts_endpoint: Option<&'a str>,
+}
+
+impl<'a> From<&'a ConnectionConfig> for Origin<'a> {
+    fn from(connection: &'a ConnectionConfig) -> Self {
+        Self {
+            credentials: &connection.credentials,
+            region: &connection.region,
+            sts_endpoint: sts_endpoint(connection),
+        }
+    }
+}
+
+/// Adds credentials to a loader that has everything else, and loads. `ambient` is taken instead of the
+/// default chain where there is one.
+pub(crate) async fn load(
     loader: ConfigLoader,
     ambient: Option<SharedCredentialsProvider>,
-    connection: &ConnectionConfig,
+    origin: Origin<'_>,
     http: &SharedHttpClient,
 ) -> SdkConfig {
     let loader = match ambient {
         Some(provider) => loader.credentials_provider(provider),
         None => loader,
     };
-    match &connection.credentials {
+    match origin.credentials {
         CredentialsConfig::Default => loader.load().await,
         CredentialsConfig::Keys { access_key_id, secret_access_key, session_token } => {
             let keys = Credentials::new(
@@ -38,16 +57,16 @@ pub(super) async fn load(
             loader.credentials_provider(keys).load().await
         }
         CredentialsConfig::Profile { profile } => {
-            loader.credentials_provider(from_profile(profile, connection, http)).load().await
+            loader.credentials_provider(from_profile(profile, origin.region, http)).load().await
         }
         CredentialsConfig::Role { role_arn, external_id, session_name, profile } => {
             let loader = match profile {
-                Some(profile) => loader.credentials_provider(from_profile(profile, connection, http)),
+                Some(profile) => loader.credentials_provider(from_profile(profile, origin.region, http)),
                 None => loader,
             };
             let base = loader.load().await;
             let mut sts = base.to_builder();
-            if let Some(url) = sts_endpoint(connection) {
+            if let Some(url) = origin.sts_endpoint {
                 sts = sts.endpoint_url(url).use_fips(false).use_dual_stack(false);
             }
             let mut role =
@@ -67,13 +86,9 @@ pub(super) fn sts_endpoint(connection: &ConnectionConfig) -> Option<&str> {
 }
 
 /// Exactly this profile. The default chain would prefer keys it finds in the environment.
-fn from_profile(
-    profile: &str,
-    connection: &ConnectionConfig,
-    http: &SharedHttpClient,
-) -> ProfileFileCredentialsProvider {
+fn from_profile(profile: &str, region: &str, http: &SharedHttpClient) -> ProfileFileCredentialsProvider {
     let config = ProviderConfig::without_region()
-        .with_region(Some(Region::new(connection.region.clone())))
+        .with_region(Some(Region::new(region.to_owned())))
         .with_http_client(http.clone());
     ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
 }

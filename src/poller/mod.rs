@@ -18,6 +18,8 @@ mod window;
 pub use budget::{Allowance, Spent};
 pub use charges::RequestCounts;
 pub use cost_explorer::{CostExplorer, http_client};
+#[cfg(feature = "kafka")]
+pub(crate) use credentials::{Origin, load as load_credentials};
 pub use error::{FetchError, FetchErrorKind};
 pub use page::{Page, PageGuard};
-pub use window::Window;
+pub use window::{Window, oldest_month, settles_on};

@@ -49,7 +49,7 @@ pub(super) fn into_page(
             return Err(Malformed(format!("the period `{period}` was not asked for")));
         }
         for group in result.groups.unwrap_or_default() {
-            records.push(into_record(group, period, result.estimated, query)?);
+            push_record(&mut records, group, period, result.estimated, query)?;
         }
     }
     Ok(Page {
@@ -64,12 +64,14 @@ pub(super) fn into_page(
 #[derive(Debug)]
 pub(super) struct Malformed(pub(super) String);
 
-fn into_record(
+/// A record is large: it is made where it stays, and not handed from function to function.
+fn push_record(
+    records: &mut Vec<CostRecord>,
     group: Group,
     period: Period,
     estimated: bool,
     query: &Query,
-) -> Result<CostRecord, Malformed> {
+) -> Result<(), Malformed> {
     let keys = group.keys.unwrap_or_default();
     let count = keys.len();
     let mut keys = keys.into_iter();
@@ -81,22 +83,29 @@ fn into_record(
             return Err(Malformed(format!("a row of `{period}` has {count} keys instead of {expected}")));
         }
     };
-    let amounts = into_amounts(group.metrics.unwrap_or_default(), &query.metrics)
-        .map_err(|problem| Malformed(format!("the row `{service}` of `{period}` {problem}")))?;
-    let group = match group_value {
-        None => None,
-        Some(value) => Some(query.group_value(value).map_err(|value| {
-            Malformed(format!(
+    let group_value = match group_value.map(|value| query.group_value(value)).transpose() {
+        Ok(value) => value,
+        Err(value) => {
+            return Err(Malformed(format!(
                 "the row `{service}` of `{period}` has the group key `{value}` without its name"
-            ))
-        })?),
+            )));
+        }
     };
-    Ok(CostRecord { period, service, group, amounts, estimated })
+    let mut amounts = Amounts::new();
+    if let Err(problem) = read_amounts(&mut amounts, group.metrics.unwrap_or_default(), &query.metrics) {
+        return Err(Malformed(format!("the row `{service}` of `{period}` {problem}")));
+    }
+    records.push(CostRecord { period, service, group: group_value, amounts, estimated });
+    Ok(())
 }
 
 /// Exactly the metrics asked for, each once, in their order.
-fn into_amounts(values: HashMap<String, MetricValue>, asked: &[CostMetric]) -> Result<Amounts, String> {
-    let mut amounts = Amounts::with_capacity(values.len());
+fn read_amounts(
+    amounts: &mut Amounts,
+    values: HashMap<String, MetricValue>,
+    asked: &[CostMetric],
+) -> Result<(), String> {
+    amounts.reserve_exact(values.len());
     for (name, value) in values {
         let metric = *asked
             .iter()
@@ -104,7 +113,9 @@ fn into_amounts(values: HashMap<String, MetricValue>, asked: &[CostMetric]) -> R
             .ok_or_else(|| format!("has the metric `{name}`, which was not asked for"))?;
         let text = value.amount.ok_or_else(|| format!("has no amount of `{metric}`"))?;
         let unit = value.unit.ok_or_else(|| format!("has no unit of `{metric}`"))?;
-        let amount = Amount::parse(text, unit).map_err(|error| format!("has a bad `{metric}`: {error}"))?;
+        let before = amounts.last().map(|(_, amount)| amount);
+        let amount = Amount::parse_after(before, text, unit)
+            .map_err(|error| format!("has a bad `{metric}`: {error}"))?;
         amounts.push((metric, amount));
     }
     if !amounts.is_sorted_by_key(|&(metric, _)| metric) {
@@ -112,10 +123,10 @@ fn into_amounts(values: HashMap<String, MetricValue>, asked: &[CostMetric]) -> R
     }
     // A map has no name twice: as many as were asked for are all that were asked for.
     if amounts.len() == asked.len() {
-        return Ok(amounts);
+        return Ok(());
     }
     match asked.iter().find(|&&metric| amounts.iter().all(|&(had, _)| had != metric)) {
-        None => Ok(amounts),
+        None => Ok(()),
         Some(metric) => Err(format!("has no `{metric}`")),
     }
 }

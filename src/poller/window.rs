@@ -42,6 +42,12 @@ impl Window {
         }
     }
 
+    /// Every day of one month: what a backfill asks for at once.
+    pub fn month(month: Date) -> Self {
+        let first = month.first_of_month();
+        Self { from: Period::day(first), until: Period::day(first.saturating_add(1.month())) }
+    }
+
     /// The same, back to the month of a day that has to be looked at once more: a row that was missing
     /// from one answer is judged by the next, and by then its month may have settled. AWS keeps no
     /// more of hours than is asked for anyway.
@@ -103,7 +109,8 @@ fn daily(now: Timestamp, settle_days: u8, last_complete: Option<Timestamp>) -> W
     Window { from: Period::day(from.max(oldest_month(today))), until: Period::day(today).next() }
 }
 
-fn oldest_month(today: Date) -> Date {
+/// The first day of the oldest month that Cost Explorer keeps daily data of.
+pub fn oldest_month(today: Date) -> Date {
     today.first_of_month().saturating_sub(DAILY_HISTORY_MONTHS.months())
 }
 
@@ -126,6 +133,14 @@ fn month_to_read(day: Date, settle_days: u8) -> Date {
     } else {
         first
     }
+}
+
+/// The first day on which a poll takes the figures of a month for settled: it is read on that day
+/// still, and no more afterwards.
+pub fn settles_on(month: Date, settle_days: u8) -> Date {
+    let next = month.first_of_month().saturating_add(1.month());
+    let day = i64::from(clamp_day(settle_days).max(1));
+    next.saturating_add((day - 1).days()).min(next.last_of_month())
 }
 
 fn clamp_day(settle_days: u8) -> i8 {
@@ -175,6 +190,21 @@ mod tests {
                 (from, end),
                 "{now} {last:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_month_is_all_its_days_and_settles_in_the_next() {
+        for (day, settle, from, end, settles) in [
+            ("2026-03-15", 10, "2026-03-01", "2026-04-01", "2026-04-10"),
+            ("2026-12-01", 0, "2026-12-01", "2027-01-01", "2027-01-01"),
+            ("2024-02-29", 1, "2024-02-01", "2024-03-01", "2024-03-01"),
+            ("2026-01-31", 31, "2026-01-01", "2026-02-01", "2026-02-28"),
+        ] {
+            let month: Date = day.parse().unwrap();
+            let window = Window::month(month);
+            assert_eq!((window.aws_start().as_str(), window.aws_end().as_str()), (from, end), "{day}");
+            assert_eq!(settles_on(month, settle).to_string(), settles, "{day}");
         }
     }
 

@@ -51,10 +51,16 @@ pub(super) fn answer(
 
 /// An error as STS writes it.
 pub(super) fn error(refusal: &Refusal, request_id: &str) -> String {
+    // STS has older names for what all services answer.
+    let code = match refusal.code.as_str() {
+        "UnrecognizedClientException" => "InvalidClientTokenId",
+        "InvalidSignatureException" => "SignatureDoesNotMatch",
+        code => code.trim_end_matches("Exception"),
+    };
     format!(
         "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>{}</Code><Message>{}</Message>\
          </Error><RequestId>{request_id}</RequestId></ErrorResponse>",
-        escape(refusal.code.trim_end_matches("Exception")),
+        escape(code),
         escape(&refusal.message)
     )
 }

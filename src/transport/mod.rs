@@ -9,8 +9,10 @@ pub mod local;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod state_record;
+mod stated;
 
 pub use state_record::{RecordError, StateRecord};
+pub(crate) use stated::StatedData;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -196,6 +198,11 @@ pub enum TransportErrorKind {
 }
 
 impl TransportErrorKind {
+    /// Whether time may mend it.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Conflict | Self::Unknown | Self::Regressed)
+    }
+
     /// The label in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -213,7 +220,7 @@ impl TransportErrorKind {
 }
 
 /// Why a transport could not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransportError {
     /// For the policy.
     pub kind: TransportErrorKind,

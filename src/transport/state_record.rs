@@ -1,5 +1,7 @@
 //! The versioned record of one key's state, as every transport stores it.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -38,23 +40,36 @@ pub enum RecordError {
     Malformed(String),
 }
 
-/// As stored: JSON with short stable names.
+/// As stored: JSON with short stable names. Texts are borrowed where they can be: a record is written
+/// per event, and a million are read at a start.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Stored {
+struct Stored<'a> {
     version: u32,
-    period: String,
-    service: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    group: Option<String>,
+    #[serde(borrow)]
+    period: Cow<'a, str>,
+    #[serde(borrow)]
+    service: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    group: Option<Cow<'a, str>>,
     revision: u32,
     /// `[["UnblendedCost", "0.21", "USD"], ...]`.
-    amounts: Vec<(String, String, String)>,
+    #[serde(borrow)]
+    amounts: Vec<Figure<'a>>,
     estimated: bool,
-    status: String,
+    #[serde(borrow)]
+    status: Cow<'a, str>,
     observed_at: Timestamp,
     event_id: Uuid,
 }
+
+/// Metric, amount, unit.
+#[derive(Serialize, Deserialize)]
+struct Figure<'a>(
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+);
 
 impl StateRecord {
     /// The record's key.
@@ -67,19 +82,19 @@ impl StateRecord {
         let statement = &self.statement;
         let stored = Stored {
             version: VERSION,
-            period: self.period.label(),
-            service: self.service.clone(),
-            group: self.group.clone(),
+            period: self.period.label().into(),
+            service: (&*self.service).into(),
+            group: self.group.as_deref().map(Cow::Borrowed),
             revision: statement.revision,
             amounts: statement
                 .amounts
                 .iter()
                 .map(|(metric, amount)| {
-                    (metric.aws_name().to_owned(), amount.text().to_owned(), amount.unit().to_owned())
+                    Figure(metric.aws_name().into(), amount.text().into(), amount.unit().into())
                 })
                 .collect(),
             estimated: statement.estimated,
-            status: statement.status.name().to_owned(),
+            status: statement.status.name().into(),
             observed_at: statement.observed_at,
             event_id: self.event_id,
         };
@@ -104,10 +119,11 @@ impl StateRecord {
         let amounts = stored
             .amounts
             .into_iter()
-            .map(|(metric, text, unit)| {
+            .map(|Figure(metric, text, unit)| {
                 let metric = CostMetric::from_aws_name(&metric)
                     .ok_or_else(|| malformed(&format!("no metric `{metric}`")))?;
-                Ok((metric, Amount::parse(text, unit).map_err(|e| malformed(&e))?))
+                let amount = Amount::parse(text.into_owned(), unit.into_owned());
+                Ok((metric, amount.map_err(|e| malformed(&e))?))
             })
             .collect::<Result<_, RecordError>>()?;
         let status = match &*stored.status {
@@ -118,8 +134,8 @@ impl StateRecord {
         Ok(Self {
             period: Period::from_label(&stored.period)
                 .ok_or_else(|| malformed(&format!("no period `{}`", stored.period)))?,
-            service: stored.service,
-            group: stored.group,
+            service: stored.service.into_owned(),
+            group: stored.group.map(Cow::into_owned),
             statement: Statement {
                 revision: stored.revision,
                 amounts,

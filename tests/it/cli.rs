@@ -30,6 +30,17 @@ fn help_of_check() {
 }
 
 #[test]
+fn help_of_connect() {
+    let all = [&["connect"][..], &["connect", "list"], &["connect", "remove"]].map(help);
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn help_of_backfill() {
+    insta::assert_snapshot!(help(&["backfill"]));
+}
+
+#[test]
 fn help_of_simulate() {
     insta::assert_snapshot!(help(&["simulate"]));
 }
@@ -88,7 +99,7 @@ fn completions_complete_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = home.run(&["completions", shell]);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{shell}");
-        for command in ["run", "demo", "simulate", "check", "config", "ledger", "policy"] {
+        for command in ["run", "demo", "simulate", "connect", "check", "config", "ledger", "policy"] {
             assert!(ran.stdout.contains(command), "{shell} {command}");
         }
     }

@@ -7,9 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod backfill;
 mod bad_input;
 mod check;
 mod cli;
+mod connect;
+#[cfg(target_os = "linux")]
+mod connect_terminal;
 mod crash;
 mod cycle;
 mod deployment;
@@ -17,6 +21,7 @@ mod faults;
 mod grouping;
 mod money;
 mod output;
+mod plan;
 mod secrets;
 mod shutdown;
 mod support;

@@ -32,23 +32,23 @@ use crate::{
 };
 
 /// A simulated AWS on a clock of its own, and a folder for configuration and logs.
-struct Home {
+pub struct Home {
     dir: tempfile::TempDir,
     simulator: Simulator,
     clock: Clock,
-    kafka: KafkaConfig,
+    pub kafka: KafkaConfig,
 }
 
 impl Home {
     /// AWS's clock stands still, so many days ago.
-    async fn new(kafka: KafkaConfig, days: i64) -> Self {
+    pub async fn new(kafka: KafkaConfig, days: i64) -> Self {
         let start = Clock::system().now() - SignedDuration::from_hours(24 * days);
         let clock = Clock::manual(start);
         let simulator = Simulator::start(Options::default(), clock.clone()).await.unwrap();
         Self { dir: tempfile::tempdir().unwrap(), simulator, clock, kafka }
     }
 
-    fn write_config(
+    pub fn write_config(
         &self,
         interval: &str,
         claim_ttl: &str,
@@ -65,12 +65,13 @@ impl Home {
                 )
             })
             .collect();
-        let KafkaConfig { bootstrap_servers, topic, state_topic, .. } = &self.kafka;
+        let KafkaConfig { bootstrap_servers, topic, state_topic, delivery, .. } = &self.kafka;
+        let delivery = delivery.name();
         let text = format!(
             "{connections}[poll]\ninterval = \"{interval}\"\nclaim_ttl = \"{claim_ttl}\"\nsettle_days = 31\n\
              [budget]\nrequests_per_day = 0\n[transport]\nkind = \"kafka\"\n[kafka]\n\
              bootstrap_servers = \"{bootstrap_servers}\"\ntopic = \"{topic}\"\nstate_topic = \"{state_topic}\"\n\
-             create_topics = true\n[admin]\nlisten = \"{}\"\n",
+             create_topics = true\ndelivery = \"{delivery}\"\n[admin]\nlisten = \"{}\"\n",
             admin.map(|address| address.to_string()).unwrap_or_default()
         );
         let path = self.dir.path().join("billing.toml");
@@ -78,7 +79,15 @@ impl Home {
         path
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// Adds to what [`Home::write_config`] wrote.
+    pub fn write_more(&self, more: &str) -> PathBuf {
+        let path = self.dir.path().join("billing.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text + more).unwrap();
+        path
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_amazon-billing-source"));
         command.args(arguments).arg("--config").arg(self.dir.path().join("billing.toml"));
@@ -86,24 +95,24 @@ impl Home {
         command
     }
 
-    fn once(&self) -> Option<i32> {
+    pub fn once(&self) -> Option<i32> {
         self.command(&["run", "--once"]).status().unwrap().code()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    fn advance(&self, by: SignedDuration) {
+    pub fn advance(&self, by: SignedDuration) {
         self.clock.set(self.clock.now() + by);
     }
 
-    fn committed(&self) -> Vec<Record> {
+    pub fn committed(&self) -> Vec<Record> {
         consume(&self.kafka.bootstrap_servers, &self.kafka.topic, "read_committed")
     }
 
     /// That a consumer who keeps the highest revision per key has AWS's own figures.
-    fn assert_sums(&self, records: &[Record], account: &str) {
+    pub fn assert_sums(&self, records: &[Record], account: &str) {
         let today = Offset::UTC.to_datetime(Clock::system().now()).date();
         let from = today.first_of_month().saturating_sub(1.month());
         let expected =
@@ -127,7 +136,7 @@ impl Home {
 }
 
 /// Killed when dropped.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -218,14 +227,17 @@ async fn replicas_share_the_polls_and_pay_none_twice() {
         worlds.push(world.clone());
         replicas.push(tokio::spawn(app::run(config, transport, world, Mode::Service, shutdown.clone())));
     }
+    let started = Instant::now();
+    wait_until("each is polled", || home.simulator.bill().chargeable >= accounts.len() as u64);
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
     shutdown.cancel();
     for replica in replicas {
         assert_eq!(replica.await.unwrap(), Exit::Done);
     }
     let paid = home.simulator.bill();
-    println!("replicas: {} polls paid in {SECONDS} s, {:?}", paid.chargeable, paid.accounts);
-    let most = accounts.len() as u64 * (SECONDS / INTERVAL + 1);
+    let seconds = started.elapsed().as_secs() + 1;
+    println!("replicas: {} polls paid in {seconds} s, {:?}", paid.chargeable, paid.accounts);
+    let most = accounts.len() as u64 * (seconds / INTERVAL + 1);
     assert!(paid.chargeable <= most, "{} polls were paid, {most} were due", paid.chargeable);
     assert!(paid.chargeable >= accounts.len() as u64, "{paid:?}");
     let records = home.committed();
@@ -274,7 +286,7 @@ async fn a_service_outlives_its_broker() {
     home.assert_sums(&records, DEFAULT_ACCOUNT);
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(90);
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");

@@ -17,6 +17,16 @@ pub struct Broker {
     pub port: u16,
     folder: PathBuf,
     child: Child,
+    jvm: Jvm,
+}
+
+/// What a broker's Java is told beside the usual.
+#[derive(Clone, Default)]
+pub struct Jvm {
+    /// Such as `-Dname=value`.
+    pub options: Vec<String>,
+    /// A folder of further classes.
+    pub classes: Option<PathBuf>,
 }
 
 impl Broker {
@@ -29,12 +39,14 @@ impl Broker {
     /// A broker of the caller's own, with further lines for its `server.properties`, in which `{port}`
     /// and `{controller}` stand for its ports, and further arguments for formatting its storage.
     pub fn start(more: &str, format: &[&str]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = target().join(format!("brokers/run-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        Self::start_with(more, format, Jvm::default(), None)
+    }
+
+    /// The same, with a Java told more, and its data in another place than the build folder.
+    pub fn start_with(more: &str, format: &[&str], jvm: Jvm, data: Option<&Path>) -> Self {
+        let folder = folder();
         let (port, controller) = (free_port(), free_port());
-        let data = folder.join("data");
+        let data = data.map_or_else(|| folder.join("data"), Path::to_path_buf);
         let mut properties = format!(
             "process.roles=broker,controller
 node.id=1
@@ -69,8 +81,8 @@ auto.create.topics.enable=true
             .output()
             .unwrap();
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
-        let child = run(&file, &folder);
-        let broker = Self { port, folder, child };
+        let child = run(&file, &folder, &jvm);
+        let broker = Self { port, folder, child, jvm };
         broker.wait();
         broker
     }
@@ -83,8 +95,20 @@ auto.create.topics.enable=true
 
     /// Starts it again on its data.
     pub fn restart(&mut self) {
-        self.child = run(&self.folder.join("server.properties"), &self.folder);
+        self.child = run(&self.folder.join("server.properties"), &self.folder, &self.jvm);
         self.wait();
+    }
+
+    /// The same, and none of its files may grow beyond so many kB.
+    pub fn restart_limited(&mut self, kilobytes: u32) {
+        let properties = self.folder.join("server.properties");
+        self.child = run_limited(&properties, &self.folder, &self.jvm, &(kilobytes * 2).to_string());
+        self.wait();
+    }
+
+    /// What the broker wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     pub fn servers(&self) -> String {
@@ -92,7 +116,7 @@ auto.create.topics.enable=true
     }
 
     fn wait(&self) {
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + Duration::from_mins(3);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             assert!(Instant::now() < deadline, "the broker did not start:\n{}", log());
@@ -109,12 +133,17 @@ impl Drop for Broker {
 }
 
 /// The broker, and beside it a shell that kills it once this process is gone: its end closes the pipe.
-fn run(properties: &Path, folder: &Path) -> Child {
+pub fn run(properties: &Path, folder: &Path, jvm: &Jvm) -> Child {
+    run_limited(properties, folder, jvm, "unlimited")
+}
+
+/// `largest`: of any file it writes, in blocks of 512 bytes.
+fn run_limited(properties: &Path, folder: &Path, jvm: &Jvm, largest: &str) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut java = java();
+    let mut java = java_with(jvm);
     java.arg("kafka.Kafka").arg(properties);
     Command::new("sh")
-        .args(["-c", "\"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", "sh"])
+        .args(["-c", "ulimit -f $0; \"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", largest])
         .arg(java.get_program())
         .args(java.get_args())
         .stdin(Stdio::piped())
@@ -126,11 +155,34 @@ fn run(properties: &Path, folder: &Path) -> Child {
 
 /// Java with the broker's jars, which `tests/brokers/fetch` puts there.
 pub fn java() -> Command {
+    java_with(&Jvm::default())
+}
+
+fn java_with(jvm: &Jvm) -> Command {
+    let mut classpath = jars().into_os_string();
+    if let Some(classes) = &jvm.classes {
+        classpath.push(":");
+        classpath.push(classes);
+    }
+    let mut java = Command::new("java");
+    java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1"]).args(&jvm.options).arg("-cp").arg(classpath);
+    java
+}
+
+/// The broker's jars, as a class path takes them.
+pub fn jars() -> PathBuf {
     let jars = target().join("brokers/kafka-4.3.0/lib");
     assert!(jars.is_dir(), "no Apache Kafka in {}: run `bash tests/brokers/fetch`", jars.display());
-    let mut java = Command::new("java");
-    java.args(["-Xmx512m", "-cp"]).arg(jars.join("*"));
-    java
+    jars.join("*")
+}
+
+/// A new folder for a broker.
+pub fn folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = target().join(format!("brokers/run-{}-{number}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 pub fn target() -> PathBuf {

@@ -9,12 +9,20 @@
     reason = "a test program"
 )]
 
+mod backfill;
 mod binary;
 mod broker;
 mod check;
+mod cluster;
+mod codes;
+mod connect;
 mod contract;
+mod faults;
+mod proxy;
+mod rights;
 mod security;
 mod support;
+mod tokens;
 
 use std::time::Duration;
 

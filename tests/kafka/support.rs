@@ -6,11 +6,11 @@ use std::{
 };
 
 use amazon_billing_source::{
-    config::{DeliveryMode, KafkaConfig, LostState},
+    config::{DeliveryMode, KafkaConfig, KafkaLogin, LostState},
     cost::{Amount, CostKey, CostMetric, Period, Scope},
     dedup::{Change, ChangeKind, ConnectionState, Ledger},
     event::{Binding, ContentMode, EventFactory, WireMessage, decode, structured_json},
-    transport::{Batch, Outgoing, Transport as _, TransportError, kafka::Kafka},
+    transport::{Batch, Outgoing, Transport as _, TransportError, TransportErrorKind as Kind, kafka::Kafka},
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -25,9 +25,14 @@ use crate::broker::Broker;
 
 /// A configuration with topics of its own, created when first used.
 pub fn config(broker: &Broker, name: &str) -> KafkaConfig {
+    config_of(&broker.servers(), name)
+}
+
+/// The same, for brokers of another kind.
+pub fn config_of(servers: &str, name: &str) -> KafkaConfig {
     let topic = format!("{name}-{}", std::process::id());
     KafkaConfig {
-        bootstrap_servers: broker.servers(),
+        bootstrap_servers: servers.to_owned(),
         state_topic: format!("{topic}-state"),
         topic,
         content_mode: ContentMode::Binary,
@@ -35,6 +40,7 @@ pub fn config(broker: &Broker, name: &str) -> KafkaConfig {
         create_topics: true,
         state_partitions: 8,
         on_lost_state: LostState::Refuse,
+        login: KafkaLogin::Librdkafka,
         librdkafka: BTreeMap::new(),
     }
 }
@@ -112,6 +118,39 @@ impl Process {
             }
         }
         Ok(deliveries)
+    }
+}
+
+/// Publishes a revision of a row as the policy of a cycle does: whatever may pass is recovered from and
+/// decided again. Returns the errors on the way, and what was published.
+pub async fn surely(process: &mut Process, service: &str, revision: u32) -> (Vec<TransportError>, bool) {
+    let deadline = Instant::now() + Duration::from_mins(3);
+    let mut errors = Vec::new();
+    let passing = |error: &TransportError| {
+        matches!(error.kind, Kind::Unavailable | Kind::Conflict | Kind::Unknown | Kind::Regressed)
+    };
+    loop {
+        assert!(Instant::now() < deadline, "revision {revision} is not published: {errors:?}");
+        if let Err(error) = process.recover().await {
+            assert!(passing(&error), "{:?} {error}", error.kind);
+            process.ledger.clear();
+            errors.push(error);
+            continue;
+        }
+        let known = process.ledger.previous(&change(service, 1).key).map_or(0, |known| known.revision());
+        if known >= revision {
+            assert_eq!(known, revision);
+            return (errors, false);
+        }
+        assert_eq!(known + 1, revision);
+        match process.publish(&[change(service, revision)]).await {
+            Ok(_) => return (errors, true),
+            Err(error) => {
+                assert!(passing(&error), "{:?} {error}", error.kind);
+                process.ledger.clear();
+                errors.push(error);
+            }
+        }
     }
 }
 

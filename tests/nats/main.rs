@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails is the test")]
 
+mod backfill;
 mod claims;
 mod cluster;
+mod connect;
 mod faults;
 mod history;
 mod limits;

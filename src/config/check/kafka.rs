@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 use serde_json::Value as Json;
 
-use super::{credentials::secret_file, not_one_of};
+use super::{credentials::secret_file, kafka_login::login, not_one_of};
 use crate::{
     config::{
         problem::Problems,
@@ -52,7 +52,7 @@ pub(super) fn kafka(
         problems.add_hint("transport.kind", "is `kafka`, but this build is without it", hint);
         return None;
     }
-    let Some(settings) = settings else {
+    let Some(mut settings) = settings else {
         problems.add_hint(
             "transport.kind",
             "is `kafka` but there is no `[kafka]` table",
@@ -93,7 +93,8 @@ pub(super) fn kafka(
         &[("refuse", LostState::Refuse), ("republish", LostState::Republish)],
         problems,
     );
-    let mut librdkafka = pass_through(settings.librdkafka, problems);
+    let mut librdkafka = pass_through(std::mem::take(&mut settings.librdkafka), problems);
+    let login = login(&mut settings, &mut librdkafka, problems, warnings);
     for (name, value) in
         credentials(settings.username, settings.password, settings.password_file, problems, warnings)
     {
@@ -117,6 +118,7 @@ pub(super) fn kafka(
         create_topics: settings.create_topics,
         state_partitions: settings.state_partitions,
         on_lost_state: on_lost_state?,
+        login: login?,
         librdkafka,
     })
 }

@@ -6,6 +6,7 @@ mod connection;
 mod credentials;
 mod filter;
 mod kafka;
+mod kafka_login;
 mod nats;
 mod text;
 

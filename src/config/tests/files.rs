@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ::config::{FileFormat, Format};
+use secrecy::ExposeSecret as _;
 use serde_json::Value as Json;
 
 use super::*;
@@ -66,6 +67,27 @@ fn the_optional_keys_of_default_toml_are_right() {
     std::fs::write(&secret, "s").unwrap();
     let text = uncommented().replace("/run/secrets/aws-secret-access-key", secret.to_str().unwrap());
     let text = text.replace("kind = \"local\"", "kind = \"kafka\"").replace("password_file = \"/run/", "#");
+    // There is one way to log in.
+    let (before, rest) = text.split_once("[kafka.oauth]").unwrap();
+    let (oauth, rest) = rest.split_once("[kafka.msk_iam]").unwrap();
+    let (msk, after) = rest.split_once("[kafka.librdkafka]").unwrap();
+    let without_user = before.replace("\nusername = ", "\n#").replace("\npassword = ", "\n#");
+    let oauth = oauth.replace("client_secret_file = ", "#").replace("ca_file = ", "#");
+    for (table, keys) in [("[kafka.oauth]", oauth.as_str()), ("[kafka.msk_iam]", msk)] {
+        let loaded = loaded(&format!("{without_user}{table}{keys}"));
+        let TransportConfig::Kafka(kafka) = &loaded.config.transport else { panic!("{loaded:?}") };
+        let settings =
+            ["security.protocol", "sasl.mechanisms"].map(|name| kafka.librdkafka[name].expose_secret());
+        assert_eq!(settings, ["SASL_SSL", "OAUTHBEARER"]);
+        match &kafka.login {
+            KafkaLogin::Oauth(oauth) => {
+                assert_eq!((&*oauth.client_id, oauth.scope.as_deref()), ("billing", Some("kafka")));
+            }
+            KafkaLogin::MskIam(msk) => assert_eq!(msk.region, "eu-central-1"),
+            KafkaLogin::Librdkafka => panic!("{table} is not looked at"),
+        }
+    }
+    let text = format!("{before}[kafka.librdkafka]{after}");
     let loaded = loaded(&text);
     assert_eq!(loaded.config.connections.len(), 5);
     let TransportConfig::Kafka(kafka) = &loaded.config.transport else { panic!("{loaded:?}") };
@@ -139,7 +161,9 @@ fn known_keys(root: &Json, schema: &Json, at: &str, known: &mut BTreeSet<String>
     for (name, member) in schema["properties"].as_object().into_iter().flatten() {
         let key = format!("{at}{name}.");
         known.insert(key.clone());
-        if !NESTING.contains(&name.as_str()) {
+        // What belongs into credentials is documented where connections have theirs.
+        let elsewhere = key == "kafka.msk_iam.credentials.";
+        if !elsewhere && !NESTING.contains(&name.as_str()) {
             known_keys(
                 root,
                 if member["items"].is_object() { &member["items"] } else { member },

@@ -308,6 +308,9 @@ fn secrets_are_never_printed() {
             "ssl.key.pem" = "hunter2"
             "sasl.jaas.config" = "hunter2"
             sasl = { mechanisms = "PLAIN", password = "hunter2", jaas = { token = ["hunter2"] } }
+            [kafka.oauth]
+            token_endpoint = "https://login.example.com/token"
+            client_secret = "hunter2"
             [nats]
             servers = ["nats://user:hunter2@host:4222"]
             password = "hunter2"
@@ -321,7 +324,10 @@ fn secrets_are_never_printed() {
     for json in [false, true] {
         let text = show(&loaded, json);
         assert!(
-            !text.contains("hunter2") && text.contains("[redacted]") && text.contains("/run/token"),
+            !text.contains("hunter2")
+                && text.contains("[redacted]")
+                && text.contains("/run/token")
+                && text.contains("https://login.example.com/token"),
             "{text}"
         );
     }

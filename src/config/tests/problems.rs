@@ -405,3 +405,88 @@ fn kafka_problems_name_the_key_and_the_reason() {
         hint: set `kafka.password_file`
     "#);
 }
+
+#[test]
+fn the_ways_to_log_in_to_kafka_are_checked() {
+    let tables = |kafka: &str| format!("transport.kind = \"kafka\"\n[kafka]\n{kafka}");
+    insta::assert_snapshot!(error(&tables(
+        r#"
+        create_topics = true
+        [kafka.oauth]
+        token_endpoint = "http://login.example.com/token"
+        client_id = ""
+        client_auth = "header"
+        ca_file = "/nonexistent/ca.pem"
+        [kafka.librdkafka]
+        "sasl.mechanisms" = "PLAIN"
+        "#
+    )), @r#"
+    invalid configuration: 7 problems in `test.toml`
+      kafka.oauth.token_endpoint: `http://login.example.com/token` is plain http to another host
+        hint: write `https://`: the client's secret is sent there
+      kafka.oauth.client_id is missing; expected who asks for tokens
+      kafka.oauth.client_secret is missing
+        hint: set `client_secret_file` to a file that holds it
+      kafka.oauth.client_auth: `header` is not a way to send a secret
+        hint: there is `basic` and `post`
+      kafka.oauth.ca_file: there is no file `/nonexistent/ca.pem`
+        hint: the path is relative to the working directory
+      kafka.librdkafka.sasl.mechanisms is not `OAUTHBEARER`, which `[kafka.oauth]` means
+        hint: leave it out
+      kafka.create_topics is not possible with `[kafka.oauth]`: librdkafka's client for topics takes no tokens
+        hint: leave it out; `check --connect` prints the commands that create the topics
+    "#);
+    insta::assert_snapshot!(error(&tables(
+        r#"
+        create_topics = true
+        [kafka.oauth]
+        token_endpoint = "https://login.example.com/token"
+        client_id = "a"
+        client_secret = "hunter2"
+        [kafka.librdkafka]
+        "sasl.mechanisms" = "PLAIN"
+        "security.protocol" = "ssl"
+        "#
+    )), @r#"
+    invalid configuration: 3 problems in `test.toml`
+      kafka.librdkafka.sasl.mechanisms is not `OAUTHBEARER`, which `[kafka.oauth]` means
+        hint: leave it out
+      kafka.librdkafka.security.protocol is `SSL`, where nobody logs in; `[kafka.oauth]` is set
+        hint: leave it out: it is `SASL_SSL` then
+      kafka.create_topics is not possible with `[kafka.oauth]`: librdkafka's client for topics takes no tokens
+        hint: leave it out; `check --connect` prints the commands that create the topics
+    "#);
+    insta::assert_snapshot!(error(&tables(
+        r#"
+        [kafka.msk_iam]
+        region = "europe"
+        credentials = { kind = "role" }
+        "#
+    )), @r#"
+    invalid configuration: 2 problems in `test.toml`
+      kafka.msk_iam.region: `europe` is not an AWS region
+        hint: the cluster's own region, such as `eu-central-1`
+      kafka.msk_iam.credentials.role_arn is missing; expected `arn:aws:iam::111122223333:role/name`
+    "#);
+    insta::assert_snapshot!(error(&tables(
+        r#"
+        username = "u"
+        password = "hunter2"
+        [kafka.oauth]
+        [kafka.msk_iam]
+        "#
+    )), @r#"
+    invalid configuration: 1 problem in `test.toml`
+      kafka.msk_iam: `username`, `oauth` and `msk_iam` are set; expected one way to log in
+    "#);
+    insta::assert_snapshot!(error(&tables(
+        r#"
+        [kafka.librdkafka]
+        "sasl.mechanisms" = "OAUTHBEARER"
+        "#
+    )), @r#"
+    invalid configuration: 1 problem in `test.toml`
+      kafka.librdkafka.sasl.mechanisms is `OAUTHBEARER`, but nothing says where tokens come from
+        hint: write a table `[kafka.oauth]`, or `[kafka.msk_iam]` for Amazon MSK
+    "#);
+}

@@ -1,15 +1,11 @@
 //! `check --connect`: whether topics, settings and rights are what `run` needs, and the commands that
 //! would put right what is not.
 //!
-//! Nothing a consumer could see is written: the proof of writing is an aborted transaction on the state
-//! topic, which only this program reads.
-
-use rdkafka::producer::{FutureRecord, Producer as _};
-use tokio::runtime::Handle;
+//! The rights are the business of `rights`.
 
 use super::{
     Inner,
-    client::{REQUEST, TRANSACTION},
+    rights::is_denied,
     topics::{EVENT_PARTITIONS, Found, event_settings, state_settings},
 };
 use crate::{
@@ -25,10 +21,17 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What was found, in sentences, and what has to be done about it.
 #[derive(Default)]
-struct Report {
-    facts: Vec<String>,
-    problems: Vec<String>,
-    commands: Vec<String>,
+pub(super) struct Report {
+    pub(super) facts: Vec<String>,
+    pub(super) problems: Vec<String>,
+    pub(super) commands: Vec<String>,
+}
+
+/// A topic as far as this principal may know.
+enum Seen {
+    There(Found),
+    Missing,
+    Hidden,
 }
 
 impl Inner {
@@ -36,42 +39,36 @@ impl Inner {
     pub(super) fn check(&self) -> Result<Vec<String>, TransportError> {
         let config = &self.config;
         let mut report = Report::default();
-        let (events, brokers) = self.find(&config.topic)?;
-        let (state, _) = self.find(&config.state_topic)?;
+        let (events, brokers) = self.visible(&mut report, &config.topic)?;
+        let (state, also) = self.visible(&mut report, &config.state_topic)?;
+        let brokers = brokers.max(also);
         report.facts.push(format!("Kafka at `{}` answers, {brokers} brokers", config.bootstrap_servers));
         let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
         let topics = [
             (&config.topic, &events, EVENT_PARTITIONS, event_settings(replication)),
             (&config.state_topic, &state, config.state_partitions, state_settings(replication)),
         ];
-        for (name, found, partitions, settings) in topics {
-            if found.is_none() {
+        for (name, topic, partitions, settings) in topics {
+            if matches!(topic, Seen::Missing) {
                 self.missing(&mut report, name, partitions, replication, &settings);
             }
         }
-        if let Some(events) = &events {
+        if let Seen::There(events) = &events {
             self.event_topic(&mut report, events);
         }
-        if let Some(state) = &state {
+        if let Seen::There(state) = &state {
             self.state_topic(&mut report, state);
         }
+        let both = matches!((&events, &state), (Seen::There(_), Seen::There(_)));
+        let unfit = both && !report.problems.is_empty();
+        if both && !unfit {
+            let layout = self.look_at_topics()?;
+            self.prove_rights(&mut report, &layout)?;
+        }
         if !report.problems.is_empty() {
-            let kind = if events.is_none() || state.is_none() { Kind::Rejected } else { Kind::LayoutChanged };
+            let kind = if unfit { Kind::LayoutChanged } else { Kind::Rejected };
             let error = TransportError::new(kind, report.problems.join("; "));
             return Err(error.with_hint(format!("run\n    {}", report.commands.join("\n    "))));
-        }
-        if let (Some(_), Some(_)) = (&events, &state) {
-            let layout = self.look_at_topics()?;
-            for partition in 0..layout.state_partitions {
-                self.scan(partition)?;
-            }
-            self.look_at_state(&layout)?;
-            let connections = self.view().connections().len();
-            report.facts.push(format!(
-                "state topic `{}` is readable and holds the state of {connections} connections",
-                config.state_topic
-            ));
-            self.prove_writing(&mut report)?;
         }
         report.facts.push(match config.delivery {
             DeliveryMode::ExactlyOnce => "delivery is exactly once: consumers read with \
@@ -84,6 +81,20 @@ impl Inner {
             }
         });
         Ok(report.facts)
+    }
+
+    /// A topic, and how many brokers there are, as far as this principal may know.
+    fn visible(&self, report: &mut Report, name: &str) -> Result<(Seen, usize), TransportError> {
+        match self.find(name) {
+            Ok((Some(found), brokers)) => Ok((Seen::There(found), brokers)),
+            Ok((None, brokers)) => Ok((Seen::Missing, brokers)),
+            Err(error) if is_denied(&error) => {
+                report.problems.push(format!("this principal may not see topic `{name}`, if it is there"));
+                report.commands.push(self.topic_acl(name, &["Read", "Write", "Describe", "DescribeConfigs"]));
+                Ok((Seen::Hidden, 0))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn missing(
@@ -208,43 +219,17 @@ impl Inner {
         match self.settings(topic) {
             Ok(settings) => Some(settings),
             Err(error) => {
-                report.facts.push(format!(
-                    "note: the settings of topic `{topic}` may not be read, so they were not checked ({error}); \
-                     grant DescribeConfigs"
-                ));
+                let grant = if self.clients.can_administer() {
+                    format!("; to have them checked: {}", self.topic_acl(topic, &["DescribeConfigs"]))
+                } else {
+                    String::new()
+                };
+                report
+                    .facts
+                    .push(format!("note: the settings of topic `{topic}` were not checked ({error}){grant}"));
                 None
             }
         }
-    }
-
-    /// A transaction with one record for the state topic, aborted. The event topic gets none: consumers
-    /// that read uncommitted would see it.
-    fn prove_writing(&self, report: &mut Report) -> Result<(), TransportError> {
-        if self.config.delivery == DeliveryMode::AtLeastOnce {
-            report
-                .facts
-                .push("writing was not tried: without transactions it could not be undone".to_owned());
-            return Ok(());
-        }
-        let id = self.transactional_id("check");
-        let failed = |what: &str, e: &rdkafka::error::KafkaError| self.clients.error(what, e);
-        let producer = self.clients.transactional(&id, None, false)?;
-        producer
-            .init_transactions(TRANSACTION)
-            .map_err(|e| failed(&format!("begin with the transactional id `{id}`"), &e))?;
-        producer.begin_transaction().map_err(|e| failed("begin a transaction", &e))?;
-        let topic = &self.config.state_topic;
-        let record = FutureRecord::<str, str>::to(topic).partition(0).key("check").payload("aborted");
-        let sent = Handle::current().block_on(producer.send(record, REQUEST));
-        let aborted = producer.abort_transaction(REQUEST);
-        sent.map_err(|(e, _)| failed(&format!("write to state topic `{topic}`"), &e))?;
-        aborted.map_err(|e| failed("abort a transaction", &e))?;
-        report.facts.push(format!(
-            "this principal may write to state topic `{topic}` in transactions `{id}`; topic `{}` was not \
-             written to",
-            self.config.topic
-        ));
-        Ok(())
     }
 }
 

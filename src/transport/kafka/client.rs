@@ -2,24 +2,22 @@
 //!
 //! Every call has a deadline. Nothing here knows of scopes or records.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig,
     admin::AdminClient,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
     metadata::Metadata,
-    producer::FutureProducer,
+    producer::{FutureProducer, Producer as _},
 };
 use secrecy::ExposeSecret as _;
 use tokio::runtime::Handle;
 use tracing::debug;
 
+use super::context::{Context, Refusal};
 use crate::{
     config::KafkaConfig,
     transport::{TransportError, TransportErrorKind as Kind},
@@ -32,16 +30,25 @@ pub(super) const REQUEST: Duration = Duration::from_secs(10);
 /// holds up `read_committed` consumers.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(30);
 
+/// What to do where a partition cannot be written to.
+pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
+
+/// What to do where the principal lacks rights on a topic.
+pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
+
+/// What to do where the principal may not have transactions.
+pub(super) const ID_DENIED: &str = "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`; `check --connect` prints the command";
+
 /// A librdkafka client's settings and its latest complaint, which its timeouts do not tell.
 #[derive(Clone)]
 pub(super) struct Clients {
     config: KafkaConfig,
-    complaint: Complaint,
+    context: Context,
 }
 
 impl Clients {
-    pub(super) fn new(config: &KafkaConfig) -> Self {
-        Self { config: config.clone(), complaint: Complaint::default() }
+    pub(super) fn new(config: &KafkaConfig) -> Result<Self, TransportError> {
+        Ok(Self { config: config.clone(), context: Context::new(config)? })
     }
 
     /// What every client has in common, over its own defaults. (`config_map` would give the secrets
@@ -51,7 +58,9 @@ impl Clients {
         config
             .set("client.id", "amazon-billing-source")
             .set("socket.keepalive.enable", "true")
-            .set("reconnect.backoff.max.ms", "2000");
+            .set("reconnect.backoff.max.ms", "2000")
+            // Between polls nothing is asked of a broker; what has moved is asked for anew, or an error.
+            .set("topic.metadata.refresh.interval.ms", "-1");
         for (name, value) in defaults {
             config.set(*name, *value);
         }
@@ -85,10 +94,30 @@ impl Clients {
         id: &str,
         largest: Option<&str>,
         single: bool,
-    ) -> Result<FutureProducer<Complaint>, TransportError> {
+    ) -> Result<FutureProducer<Context>, TransportError> {
         let mut config = self.producer_base(largest, single);
         config.set("transactional.id", id).set("transaction.timeout.ms", TRANSACTION.as_millis().to_string());
-        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a producer", &e))
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
+    }
+
+    /// The same, fenced: whatever an earlier instance left open is ended, whatever it still tries refused.
+    /// A wrong password ends the wait at once.
+    pub(super) fn fenced(
+        &self,
+        id: &str,
+        largest: Option<&str>,
+        single: bool,
+    ) -> Result<FutureProducer<Context>, TransportError> {
+        let producer = self.transactional(id, largest, single)?;
+        let deadline = Instant::now() + TRANSACTION;
+        loop {
+            let Err(error) = producer.init_transactions(Duration::from_secs(2)) else { return Ok(producer) };
+            let retriable = matches!(&error, KafkaError::Transaction(e) if e.is_retriable());
+            let hopeless = self.context.is_final() || self.context.no_token().is_some();
+            if !retriable || hopeless || Instant::now() >= deadline {
+                return Err(self.error(&format!("fence the transactional id `{id}`"), &error));
+            }
+        }
     }
 
     /// For at-least-once delivery.
@@ -96,14 +125,14 @@ impl Clients {
         &self,
         largest: Option<&str>,
         single: bool,
-    ) -> Result<FutureProducer<Complaint>, TransportError> {
+    ) -> Result<FutureProducer<Context>, TransportError> {
         let mut config = self.producer_base(largest, single);
         config.set("delivery.timeout.ms", TRANSACTION.as_millis().to_string());
-        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a producer", &e))
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
     }
 
     /// Reads what is committed, from where it is told to.
-    pub(super) fn committed(&self) -> Result<BaseConsumer<Complaint>, TransportError> {
+    pub(super) fn committed(&self) -> Result<BaseConsumer<Context>, TransportError> {
         let mut config = self.over(&[]);
         // An id is required for assigning partitions; no group is joined and nothing committed.
         config
@@ -115,41 +144,65 @@ impl Clients {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "20")
             .set("check.crcs", "true");
-        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a consumer", &e))
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
+    }
+
+    /// Reads events: of nobody's group, or as a group that shares the partitions out.
+    pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Context>, TransportError> {
+        // So much of each partition is read ahead, not 64 MB. It polls all the time, and is to see when a
+        // topic grows or goes.
+        let mut config = self.over(&[
+            ("queued.max.messages.kbytes", "4096"),
+            ("topic.metadata.refresh.interval.ms", "300000"),
+        ]);
+        config
+            .set("group.id", group.unwrap_or("amazon-billing-source"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A group may get partitions that were added to the topic: those from their beginning.
+            .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "20");
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
     /// Knows topics and the end of a log, open transactions included.
-    pub(super) fn uncommitted(&self) -> Result<BaseConsumer<Complaint>, TransportError> {
+    pub(super) fn uncommitted(&self) -> Result<BaseConsumer<Context>, TransportError> {
         let mut config = self.over(&[]);
         config.set("isolation.level", "read_uncommitted");
-        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a client", &e))
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a client", &e))
     }
 
-    pub(super) fn admin(&self) -> Result<AdminClient<Complaint>, TransportError> {
+    pub(super) fn admin(&self) -> Result<AdminClient<Context>, TransportError> {
         let config = self.over(&[]);
-        config.create_with_context(self.complaint.clone()).map_err(|e| self.error("create a client", &e))
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a client", &e))
     }
 
     /// The metadata of one topic. A wrong password or certificate ends the wait at once.
     pub(super) fn metadata(
         &self,
-        client: &BaseConsumer<Complaint>,
+        client: &BaseConsumer<Context>,
         topic: &str,
     ) -> Result<Metadata, TransportError> {
         let deadline = Instant::now() + REQUEST;
+        if self.context.uses_tokens() {
+            // While a client was idle its token ended, and with it a connection; now it gets another.
+            self.context.forget();
+        }
         loop {
+            self.attend(client)?;
             let slice = Duration::from_secs(1);
             match client.fetch_metadata(Some(topic), slice) {
                 Ok(metadata) => {
-                    self.complaint.forget();
+                    self.context.forget();
                     return Ok(metadata);
                 }
                 Err(error) => {
-                    // What is the matter comes as an event, to be taken from the queue.
-                    while let Some(Err(event)) = client.poll(Duration::ZERO) {
-                        debug!(error = %event, "while reading metadata");
-                    }
-                    if Instant::now() >= deadline || self.complaint.is_final() {
+                    // What is the matter comes as an event.
+                    self.attend(client)?;
+                    if Instant::now() >= deadline || self.context.is_final() {
                         return Err(self.error(&format!("read the metadata of topic `{topic}`"), &error));
                     }
                 }
@@ -157,14 +210,57 @@ impl Clients {
         }
     }
 
+    /// Sees to what waits in the queue of a client that is not read from: complaints, and the wish for a
+    /// token, without which it does not even connect.
+    ///
+    /// # Errors
+    /// When there is no token to be had.
+    fn attend(&self, client: &BaseConsumer<Context>) -> Result<(), TransportError> {
+        // One event at a time, and whether there was one is not told.
+        for _ in 0..20 {
+            if let Some(Err(event)) = client.poll(Duration::ZERO) {
+                debug!(error = %event, "from librdkafka");
+            }
+        }
+        match self.context.no_token() {
+            None => Ok(()),
+            Some(failure) => {
+                let message = format!("could not log in at `{}`: {failure}", self.config.bootstrap_servers);
+                Err(TransportError { message, ..failure })
+            }
+        }
+    }
+
+    /// Whether what is waited for will not come: something was refused that stays refused.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.context.is_final()
+    }
+
+    /// A new attempt: what was complained of before is not its.
+    pub(super) fn forget(&self) {
+        self.context.forget();
+    }
+
+    /// Nothing more will be asked of the brokers.
+    pub(super) fn close(&self) {
+        self.context.close();
+    }
+
+    /// Whether topics can be created and their settings read: librdkafka's binding gives no token to the
+    /// client that does both (rust-rdkafka issue 757).
+    pub(super) const fn can_administer(&self) -> bool {
+        !self.context.uses_tokens()
+    }
+
     /// Lowest and next offset of a partition, open transactions included.
     pub(super) fn watermarks(
         &self,
-        client: &BaseConsumer<Complaint>,
+        client: &BaseConsumer<Context>,
         topic: &str,
         partition: i32,
     ) -> Result<(u64, u64), TransportError> {
         let deadline = Instant::now() + REQUEST;
+        self.attend(client)?;
         loop {
             match client.fetch_watermarks(topic, partition, REQUEST) {
                 Ok((low, high)) => {
@@ -184,12 +280,19 @@ impl Clients {
     pub(super) fn error(&self, what: &str, error: &KafkaError) -> TransportError {
         let (kind, hint) = classify(error);
         let servers = &self.config.bootstrap_servers;
+        if let Some(failure) = self.context.no_token().filter(|_| kind == Kind::Unavailable) {
+            let message = format!("could not {what} at `{servers}`: {failure}");
+            return TransportError { message, ..failure };
+        }
         let mut message = format!("could not {what} at `{servers}`: {error}");
-        let complaint = self.complaint.text();
-        if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable) {
+        let complaint = self.context.complaint();
+        // In a transaction that failed, what waited is thrown away, which alone would look like a fence.
+        let purged = matches!(code(error), Some(Code::PurgeQueue | Code::PurgeInflight));
+        if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable || purged) {
             message = format!("{message} ({text})");
-            if let Some(hint) = security_hint(text) {
-                return TransportError::new(Kind::Rejected, message).with_hint(hint);
+            if let Some(refusal) = Refusal::of(text) {
+                return TransportError::new(Kind::Rejected, message)
+                    .with_hint(refusal.hint(&self.config.login));
             }
         }
         let error = TransportError::new(kind, message);
@@ -208,92 +311,6 @@ pub(crate) fn not_a_property(name: &str, value: &str) -> Option<String> {
         Ok(_) => None,
         Err(KafkaError::ClientConfig(_, problem, ..)) => Some(problem),
         Err(error) => Some(error.to_string()),
-    }
-}
-
-/// What librdkafka last complained of, and where its logs go.
-#[derive(Clone, Default)]
-pub(super) struct Complaint(Arc<Mutex<Option<(Instant, String)>>>);
-
-/// An older complaint says nothing about the call that failed now. The same one again is told only
-/// every 30 seconds.
-const FRESH: Duration = Duration::from_secs(35);
-
-impl Complaint {
-    fn text(&self) -> Option<String> {
-        let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        latest.filter(|(since, _)| since.elapsed() < FRESH).map(|(_, text)| text)
-    }
-
-    /// Whether trying again cannot help.
-    fn is_final(&self) -> bool {
-        self.text().as_deref().and_then(security_hint).is_some()
-    }
-
-    fn note(&self, text: &str) {
-        // `[thrd:sasl_ssl://127.0.0.1:9093/bootstrap]: sasl_ssl://127.0.0.1:9093/bootstrap: SASL ...`
-        let text = text.split_once("]: ").map_or(text, |(_, text)| text);
-        // "1/1 brokers are down" hides why.
-        if !text.ends_with("brokers are down") {
-            let complaint = Some((Instant::now(), text.to_owned()));
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = complaint;
-        }
-    }
-
-    /// The brokers answer: what was the matter before is no longer of interest.
-    fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-impl ClientContext for Complaint {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // librdkafka logs what it then mends by itself; what it cannot mend is an error of ours.
-        debug!(target: "librdkafka", facility, "{message}");
-        if matches!(
-            level,
-            RDKafkaLogLevel::Emerg
-                | RDKafkaLogLevel::Alert
-                | RDKafkaLogLevel::Critical
-                | RDKafkaLogLevel::Error
-                | RDKafkaLogLevel::Warning
-        ) && facility != "CONFWARN"
-        {
-            self.note(message);
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        debug!(target: "librdkafka", %error, "{reason}");
-        self.note(reason);
-    }
-}
-
-impl ConsumerContext for Complaint {}
-
-fn security_hint(text: &str) -> Option<&'static str> {
-    let text = text.to_ascii_lowercase();
-    if text.contains("broker transport failure") {
-        // A connection that was closed in the middle of its handshake: nothing was refused.
-        return None;
-    }
-    if text.contains("certificate verify failed") || text.contains("broker certificate could not be verified")
-    {
-        Some(
-            "the broker's certificate is not trusted; set `\"ssl.ca.location\"` in `[kafka.librdkafka]` to the CA's file",
-        )
-    } else if text.contains("sasl authentication error") || text.contains("authentication failed") {
-        Some(
-            "user or password are wrong; see `kafka.username`, `kafka.password_file` and `\"sasl.mechanisms\"` in `[kafka.librdkafka]`",
-        )
-    } else if text.contains("unsupported sasl mechanism") || text.contains("mechanism handshake failed") {
-        Some(
-            "the broker does not offer this SASL mechanism; see `\"sasl.mechanisms\"` in `[kafka.librdkafka]`",
-        )
-    } else if text.contains("ssl handshake failed") {
-        Some("the TLS handshake failed; see `\"security.protocol\"` and `\"ssl...\"` in `[kafka.librdkafka]`")
-    } else {
-        None
     }
 }
 
@@ -329,6 +346,7 @@ fn is_settling(error: &KafkaError) -> bool {
         code(error),
         Some(
             Code::NotLeaderForPartition
+                | Code::DestroyBroker
                 | Code::LeaderNotAvailable
                 | Code::ReplicaNotAvailable
                 | Code::OffsetNotAvailable
@@ -354,18 +372,8 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         return (Kind::Conflict, None);
     }
     match code(error) {
-        Some(Code::TopicAuthorizationFailed) => (
-            Kind::Rejected,
-            Some(
-                "grant the principal Write, Describe and DescribeConfigs on the event topic, and Read as well on the state topic",
-            ),
-        ),
-        Some(Code::TransactionalIdAuthorizationFailed) => (
-            Kind::Rejected,
-            Some(
-                "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`",
-            ),
-        ),
+        Some(Code::TopicAuthorizationFailed) => (Kind::Rejected, Some(TOPIC_DENIED)),
+        Some(Code::TransactionalIdAuthorizationFailed) => (Kind::Rejected, Some(ID_DENIED)),
         Some(Code::ClusterAuthorizationFailed) => (
             Kind::Rejected,
             Some("grant the principal IdempotentWrite on the cluster; with `create_topics` also Create"),
@@ -379,10 +387,13 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
             (Kind::Rejected, Some("raise the topic's `max.message.bytes`"))
         }
-        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient) => (
+        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient) => {
+            (Kind::Unavailable, Some(TOO_FEW_IN_SYNC))
+        }
+        Some(Code::QueueFull) => (
             Kind::Unavailable,
             Some(
-                "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back",
+                "the brokers take no records; nothing is lost, and `queue.buffering.max.messages` in `[kafka.librdkafka]` need not grow",
             ),
         ),
         Some(Code::KafkaStorageError) => {

@@ -12,13 +12,24 @@
 
 mod check;
 mod client;
+mod consume;
+mod context;
+mod flow;
+mod letters;
+mod msk_iam;
+mod oauth;
 mod publish;
 mod reader;
 mod record;
+mod rights;
+mod spare;
+mod token;
 mod topics;
 mod view;
 
 pub(crate) use client::not_a_property;
+pub(crate) use consume::{KafkaPosition, read_events};
+pub(crate) use letters::LetterTopic;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,11 +37,13 @@ use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
     message::{BorrowedMessage, Headers as _},
-    producer::{FutureProducer, Producer as _},
+    producer::FutureProducer,
 };
 
-use client::{Clients, Complaint, REQUEST};
+use client::Clients;
+use context::Context;
 use record::{EVENT_HEADER, Read, RecordKey, partition_of};
+use spare::Spares;
 use topics::Layout;
 use view::View;
 
@@ -48,13 +61,15 @@ struct Inner {
     config: KafkaConfig,
     clients: Clients,
     /// Topics and ends of logs.
-    uncommitted: BaseConsumer<Complaint>,
+    uncommitted: BaseConsumer<Context>,
     /// Consumers that are not reading anything, for the next one who does.
-    idle: Mutex<Vec<BaseConsumer<Complaint>>>,
+    idle: Mutex<Vec<BaseConsumer<Context>>>,
     view: Mutex<View>,
     layout: Mutex<Option<Layout>>,
+    /// For the next batch of a poll that is under way.
+    spares: Spares,
     /// For at-least-once delivery; dropped after any failure.
-    idempotent: Mutex<Option<FutureProducer<Complaint>>>,
+    idempotent: Mutex<Option<FutureProducer<Context>>>,
     /// Negative control of the tests: neither fence nor proof.
     unfenced: bool,
 }
@@ -88,7 +103,7 @@ impl Kafka {
     }
 
     fn with(config: &KafkaConfig, unfenced: bool) -> Result<Self, TransportError> {
-        let clients = Clients::new(config);
+        let clients = Clients::new(config)?;
         let refused = |e: TransportError| {
             TransportError::new(Kind::Rejected, e.message).with_hint("see `[kafka.librdkafka]`")
         };
@@ -107,6 +122,7 @@ impl Kafka {
             idle: Mutex::new(vec![reader]),
             view: Mutex::default(),
             layout: Mutex::default(),
+            spares: Spares::default(),
             idempotent: Mutex::default(),
             unfenced,
         })))
@@ -141,7 +157,7 @@ impl Transport for Kafka {
         let mut taken = std::mem::take(ledger);
         let (taken, state) = self
             .blocking(move |inner| {
-                let state = inner.recover(&scope, &mut taken)?;
+                let state = inner.recover(&scope, &mut taken).map_err(|e| inner.explained(e))?;
                 Ok((taken, state))
             })
             .await?;
@@ -170,6 +186,7 @@ impl Transport for Kafka {
 
     async fn close(&self) -> Result<(), TransportError> {
         self.blocking(|inner| {
+            inner.spares.clear();
             lock(&inner.idempotent).take();
             lock(&inner.idle).clear();
             Ok(())
@@ -188,6 +205,12 @@ impl Transport for Kafka {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.clients.close();
+    }
 }
 
 impl Inner {
@@ -274,11 +297,21 @@ impl Inner {
                  empty state topic and `kafka.on_lost_state = \"republish\"`"
             )));
         }
-        let empty = self.view().is_empty();
-        if empty && self.config.on_lost_state == LostState::Refuse && self.has_our_events(layout)? {
-            return Err(self.state_missing("is empty"));
+        if self.is_empty() && self.config.on_lost_state == LostState::Refuse && self.has_our_events(layout)? {
+            // Another process may have begun since: its claim was stored before its first event.
+            for partition in 0..layout.state_partitions {
+                self.scan(partition)?;
+            }
+            if self.is_empty() {
+                return Err(self.state_missing("is empty"));
+            }
         }
         Ok(())
+    }
+
+    /// Whether no connection's record is known.
+    fn is_empty(&self) -> bool {
+        self.view().is_empty()
     }
 
     fn state_missing(&self, how: &str) -> TransportError {
@@ -362,12 +395,12 @@ impl Inner {
             return;
         }
         tracing::debug!(scope, "an open transaction is in the way");
-        let fenced =
-            self.clients.transactional(&self.transactional_id(scope), None, false).and_then(|producer| {
-                producer.init_transactions(REQUEST).map_err(|e| self.clients.error("fence", &e))
-            });
-        if let Err(error) = fenced {
-            tracing::debug!(scope, "{error}");
+        let id = self.transactional_id(scope);
+        // This fences a spare of our own as well.
+        drop(self.spares.take(&id));
+        match self.clients.fenced(&id, None, false) {
+            Ok(producer) => spare::let_go(producer),
+            Err(error) => tracing::debug!(scope, "{error}"),
         }
     }
 

@@ -3,13 +3,15 @@
 //! What cannot be told from the outcome is `Unknown`: the next recovery looks.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use rdkafka::{
+    consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{Header, OwnedHeaders},
+    metadata::MetadataTopic,
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
 };
 use tokio::runtime::Handle;
@@ -18,28 +20,51 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{Complaint, REQUEST, TRANSACTION, code, is_fenced, wait},
+    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
+    context::Context,
+    flow::{Flow, is_too_large, place, send},
     lock,
-    record::{ConnectionRecord, EVENT_HEADER, RecordKey, partition_of},
+    record::{ConnectionRecord, RecordKey, partition_of},
+    spare::let_go,
     topics::Layout,
 };
 use crate::{
     config::DeliveryMode,
-    event::{Binding, WireMessage, encode},
-    transport::{Batch, Delivery, StateRecord, TransportError, TransportErrorKind as Kind},
+    event::{Binding, ContentMode, Event, WireMessage, encode},
+    transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
 };
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
 
-/// A batch as bytes, with the events that were refused so far.
-struct Prepared {
-    scope: String,
-    partition: i32,
+/// A batch with the events that were refused so far.
+pub(super) struct Prepared {
+    pub(super) scope: String,
+    pub(super) partition: i32,
     from: u64,
-    events: Vec<(WireMessage, StateRecord)>,
+    pub(super) events: Vec<Entry>,
     connection: ConnectionRecord,
     refused: HashMap<usize, String>,
+    /// The poll goes on: it keeps its claim.
+    more: bool,
+}
+
+/// An event, encoded when it is first sent, and its key's state.
+pub(super) struct Entry {
+    event: Option<Event>,
+    message: WireMessage,
+    pub(super) record: StateRecord,
+}
+
+impl Entry {
+    fn message(&mut self, mode: ContentMode) -> Result<&WireMessage, TransportError> {
+        if let Some(event) = self.event.take() {
+            self.message = encode(event, Binding::Kafka, mode).map_err(|e| {
+                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
+            })?;
+        }
+        Ok(&self.message)
+    }
 }
 
 /// Why the records of a batch could not be written.
@@ -70,11 +95,12 @@ impl Inner {
             DeliveryMode::ExactlyOnce => self.in_transactions(&layout, &mut prepared),
             DeliveryMode::AtLeastOnce => self.in_order(&layout, &mut prepared),
         };
-        let written = written.inspect_err(|error| {
+        let written = written.map_err(|error| {
             if error.kind != Kind::Conflict {
                 // Perhaps the topics are to blame: looked at anew next time.
                 lock(&self.layout).take();
             }
+            self.explained(error)
         })?;
         let Prepared { scope, from, events, connection, refused, .. } = prepared;
         let mut view = self.view();
@@ -93,20 +119,19 @@ impl Inner {
     }
 
     fn prepare(&self, batch: Batch, layout: &Layout) -> Result<Prepared, TransportError> {
-        let mode = self.config.content_mode;
         let not_recovered = || {
             let message = format!("the ledger of `{}` was not read from this log", batch.scope);
             TransportError::new(Kind::Conflict, message)
         };
         let from = batch.recovered_to.filter(|_| self.view().is_current(&batch.scope));
         let from = from.ok_or_else(not_recovered)?;
-        let events = batch.events.into_iter().map(|outgoing| {
-            let message = encode(outgoing.event, Binding::Kafka, mode).map_err(|e| {
-                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-            })?;
-            Ok((message, outgoing.record))
+        let events = batch.events.into_iter().map(|Outgoing { event, record, .. }| Entry {
+            event: Some(event),
+            message: WireMessage::default(),
+            record,
         });
-        let events = events.collect::<Result<_, TransportError>>()?;
+        let events = events.collect();
+        let more = batch.connection.claim.is_some();
         let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
         let lineage = lineage.unwrap_or_else(|| Uuid::new_v4().to_string());
         Ok(Prepared {
@@ -116,6 +141,7 @@ impl Inner {
             from,
             events,
             refused: HashMap::new(),
+            more,
         })
     }
 
@@ -124,7 +150,16 @@ impl Inner {
         if self.unfenced {
             return Ok(());
         }
-        let from = self.view().unseen_from(&batch.scope, batch.from);
+        let (from, own) = self.view().unseen_from(&batch.scope, batch.from);
+        if own && self.config.delivery == DeliveryMode::ExactlyOnce {
+            // The marker of the own last transaction lies there, at its end or later, and a rival's record
+            // of this scope lies behind that: the fence of either waits for the marker.
+            let topic = &self.config.state_topic;
+            let (_, end) = self.clients.watermarks(&self.uncommitted, topic, batch.partition)?;
+            if end == from + 1 {
+                return Ok(());
+            }
+        }
         let conflict = |offset: u64| {
             let message = format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
             TransportError::new(Kind::Conflict, message)
@@ -163,29 +198,45 @@ impl Inner {
         packing: Packing,
     ) -> Result<Written, WriteError> {
         let id = self.transactional_id(&batch.scope);
-        let failed = |what: &str, error: &KafkaError| WriteError::Failed(self.clients.error(what, error));
         let largest = layout.largest.as_deref();
-        let producer = self
-            .clients
-            .transactional(&id, largest, packing == Packing::Single)
-            .map_err(WriteError::Failed)?;
-        producer
-            .init_transactions(TRANSACTION)
-            .map_err(|e| failed("fence the transactional id of this scope", &e))?;
+        let spare = self.spares.take(&id).filter(|_| packing == Packing::Many);
+        let producer = if let Some(producer) = spare {
+            producer
+        } else {
+            let single = packing == Packing::Single;
+            self.clients.fenced(&id, largest, single).map_err(WriteError::Failed)?
+        };
+        let written = self.in_one(&producer, batch, packing);
+        let_go(producer);
+        if written.is_ok() && batch.more {
+            self.spares.make(&self.clients, id, layout.largest.clone());
+        }
+        written
+    }
+
+    fn in_one(
+        &self,
+        producer: &FutureProducer<Context>,
+        batch: &mut Prepared,
+        packing: Packing,
+    ) -> Result<Written, WriteError> {
         self.prove_unchanged(batch).map_err(WriteError::Failed)?;
-        producer.begin_transaction().map_err(|e| failed("begin a transaction", &e))?;
+        self.clients.forget();
+        producer
+            .begin_transaction()
+            .map_err(|e| WriteError::Failed(self.clients.error("begin a transaction", &e)))?;
         let deadline = Instant::now() + TRANSACTION;
-        let written = self.write(&producer, batch, packing, deadline).inspect_err(|_| {
+        let written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
             // Nothing of it will ever be seen: aborted now, or by the next fence, or by the broker.
             if let Err(error) = producer.abort_transaction(REQUEST) {
                 debug!(%error, "could not abort");
             }
         })?;
-        self.commit(&producer, deadline).map_err(WriteError::Failed)?;
+        self.commit(producer, deadline).map_err(WriteError::Failed)?;
         Ok(written)
     }
 
-    fn commit(&self, producer: &FutureProducer<Complaint>, deadline: Instant) -> Result<(), TransportError> {
+    fn commit(&self, producer: &FutureProducer<Context>, deadline: Instant) -> Result<(), TransportError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
             let error = match producer.commit_transaction(left) {
@@ -199,6 +250,12 @@ impl Inner {
             let mut failed = self.clients.error("commit a transaction", &error);
             // `Flush` with the brokers down, `Transaction` later; either way there is no telling.
             failed.kind = if is_fenced(&error) { Kind::Conflict } else { Kind::Unknown };
+            if failed.kind == Kind::Unknown {
+                failed.hint = Some(
+                    "nobody knows whether it was stored; the log is read before anything is published again"
+                        .to_owned(),
+                );
+            }
             if matches!(&error, KafkaError::Transaction(e) if e.txn_requires_abort())
                 && let Err(error) = producer.abort_transaction(REQUEST)
             {
@@ -206,6 +263,50 @@ impl Inner {
             }
             return Err(failed);
         }
+    }
+
+    /// The place of a record, once it is acknowledged; or nothing, once it is known that it will not be.
+    pub(super) fn delivered(
+        &self,
+        mut delivery: DeliveryFuture,
+        deadline: Instant,
+    ) -> Result<(i32, u64), KafkaError> {
+        loop {
+            let slice = (Instant::now() + Duration::from_millis(500)).min(deadline);
+            let until = tokio::time::Instant::from_std(slice);
+            let waited =
+                Handle::current().block_on(async { tokio::time::timeout_at(until, &mut delivery).await });
+            match waited {
+                Ok(outcome) => return place(outcome),
+                Err(_) if Instant::now() >= deadline || self.clients.is_hopeless() => {
+                    return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Says of an outage what librdkafka's timeouts do not: which partition has too few replicas in sync.
+    pub(super) fn explained(&self, error: TransportError) -> TransportError {
+        if !matches!(error.kind, Kind::Unavailable | Kind::Unknown) {
+            return error;
+        }
+        for topic in [&self.config.topic, &self.config.state_topic] {
+            let Ok(metadata) = self.uncommitted.fetch_metadata(Some(topic), Duration::from_secs(2)) else {
+                return error;
+            };
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            for partition in partitions {
+                let (in_sync, replicas) = (partition.isr().len(), partition.replicas().len());
+                if in_sync < replicas {
+                    let id = partition.id();
+                    let message =
+                        format!("{error}; of `{topic}/{id}` {in_sync} of {replicas} replicas are in sync");
+                    return TransportError::new(error.kind, message).with_hint(TOO_FEW_IN_SYNC);
+                }
+            }
+        }
+        error
     }
 
     /// At least once: the order is the promise.
@@ -242,57 +343,55 @@ impl Inner {
         Err(TransportError::new(Kind::Rejected, message).with_hint("raise the topic's `max.message.bytes`"))
     }
 
-    /// Events, then the keys' state, then the connection's; each acknowledged before the next.
+    /// Events, each one's state once it is acknowledged, and the connection's after all of them.
     fn write(
         &self,
-        producer: &FutureProducer<Complaint>,
+        producer: &FutureProducer<Context>,
         batch: &mut Prepared,
         packing: Packing,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
-        let topic = &*self.config.topic;
-        let mut pending = Vec::with_capacity(batch.events.len());
-        for (index, (message, _)) in batch.events.iter().enumerate() {
+        let mut flow = Flow {
+            publish: self,
+            producer,
+            deadline,
+            states: Vec::with_capacity(batch.events.len()),
+            places: Vec::with_capacity(batch.events.len()),
+            refused: Vec::new(),
+            failure: None,
+        };
+        let mut waiting = VecDeque::with_capacity(batch.events.len());
+        for index in 0..batch.events.len() {
             if batch.refused.contains_key(&index) {
                 continue;
             }
-            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            for (key, value) in &message.headers {
-                headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
-            }
-            let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
-            if let Some(key) = &message.key {
-                record = record.key(key);
-            }
-            match send(producer, record, deadline) {
-                Ok(delivery) => pending.push((index, delivery)),
+            let message =
+                batch.events[index].message(self.config.content_mode).map_err(WriteError::Failed)?;
+            match flow.event(message) {
+                Ok(delivery) => waiting.push_back((index, delivery)),
                 Err(error) if is_too_large(&error) => {
                     let reason = format!(
-                        "its record of {} bytes is larger than topic `{topic}` takes; raise `max.message.bytes`",
-                        message.payload.len()
+                        "its record of {} bytes is larger than topic `{}` takes; raise `max.message.bytes`",
+                        message.payload.len(),
+                        self.config.topic
                     );
                     batch.refused.insert(index, reason);
                 }
                 Err(error) => return Err(failed(&error)),
             }
-        }
-        let mut places = HashMap::with_capacity(pending.len());
-        let mut refused = Vec::new();
-        let mut failure = None;
-        for (index, delivery) in pending {
-            match delivered(delivery, deadline) {
-                Ok(place) => {
-                    places.insert(index, place);
-                }
-                Err(error) if is_too_large(&error) => {
-                    let reason =
-                        format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
-                    refused.push((index, reason));
-                }
-                Err(error) => failure = failure.or(Some(error)),
+            // What is acknowledged by now; the broker works while this thread encodes.
+            while let Some((index, delivery)) = waiting.front_mut()
+                && let Some(outcome) = delivery.now_or_never()
+            {
+                flow.delivered(batch, *index, place(outcome));
+                waiting.pop_front();
             }
         }
+        for (index, delivery) in waiting {
+            flow.delivered(batch, index, self.delivered(delivery, deadline));
+        }
+        let Flow { mut states, places, mut refused, failure, .. } = flow;
         if !refused.is_empty() {
             if packing == Packing::Many {
                 refused.clear();
@@ -302,65 +401,20 @@ impl Inner {
         if let Some(error) = failure {
             return Err(failed(&error));
         }
-
+        if self.config.delivery == DeliveryMode::AtLeastOnce {
+            // Without a transaction only the order says that the keys' state is complete.
+            for delivery in states.drain(..) {
+                self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
+            }
+        }
         let topic = &*self.config.state_topic;
-        let mut pending = Vec::with_capacity(places.len());
-        for (index, (_, record)) in batch.events.iter().enumerate() {
-            let Some((partition, offset)) = places.get(&index) else { continue };
-            let place = format!("{partition}/{offset}");
-            let headers = OwnedHeaders::new_with_capacity(1)
-                .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
-            let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
-            let record = FutureRecord::<str, str>::to(topic)
-                .partition(batch.partition)
-                .key(&key)
-                .payload(&value)
-                .headers(headers);
-            pending.push(send(producer, record, deadline).map_err(|e| failed(&e))?);
-        }
-        for delivery in pending {
-            delivered(delivery, deadline).map_err(|e| failed(&e))?;
-        }
         let (key, value) = (RecordKey::connection(&batch.scope).to_json(), batch.connection.to_json());
         let record = FutureRecord::<str, str>::to(topic).partition(batch.partition).key(&key).payload(&value);
-        let delivery = send(producer, record, deadline).map_err(|e| failed(&e))?;
-        let (_, offset) = delivered(delivery, deadline).map_err(|e| failed(&e))?;
-        Ok(Written { places: places.into_values().collect(), end: offset + 1 })
-    }
-}
-
-/// Queues a record; while the queue is full, waits.
-fn send<P: rdkafka::message::ToBytes + ?Sized>(
-    producer: &FutureProducer<Complaint>,
-    mut record: FutureRecord<'_, str, P>,
-    deadline: Instant,
-) -> Result<DeliveryFuture, KafkaError> {
-    loop {
-        match producer.send_result(record) {
-            Ok(delivery) => return Ok(delivery),
-            Err((error, back)) if code(&error) == Some(Code::QueueFull) && Instant::now() < deadline => {
-                record = back;
-                wait(Duration::from_millis(20));
-            }
-            Err((error, _)) => return Err(error),
+        let connection = send(producer, record, deadline).map_err(|e| failed(&e))?;
+        for delivery in states {
+            self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
         }
+        let (_, offset) = self.delivered(connection, deadline).map_err(|e| failed(&e))?;
+        Ok(Written { places, end: offset + 1 })
     }
-}
-
-/// The place of a record, once it is acknowledged.
-fn delivered(delivery: DeliveryFuture, deadline: Instant) -> Result<(i32, u64), KafkaError> {
-    let until = tokio::time::Instant::from_std(deadline);
-    match Handle::current().block_on(async { tokio::time::timeout_at(until, delivery).await }) {
-        Ok(Ok(Ok(place))) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
-        Ok(Ok(Err((error, _)))) => Err(error),
-        Ok(Err(_)) => Err(KafkaError::Canceled),
-        Err(_) => Err(KafkaError::MessageProduction(Code::MessageTimedOut)),
-    }
-}
-
-fn is_too_large(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize)
-    )
 }

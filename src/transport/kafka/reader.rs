@@ -13,7 +13,10 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use super::client::{Clients, Complaint, TRANSACTION, code};
+use super::{
+    client::{Clients, TRANSACTION, code},
+    context::Context,
+};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// Without progress for so long, an open transaction of a process that died is in the way.
@@ -26,7 +29,7 @@ const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
 /// proven. `stalled` is called once when an open transaction holds the reader up.
 pub(super) fn read(
     clients: &Clients,
-    consumer: &BaseConsumer<Complaint>,
+    consumer: &BaseConsumer<Context>,
     (topic, partition): (&str, i32),
     (from, to): (u64, u64),
     mut stalled: impl FnMut(),
@@ -86,14 +89,14 @@ pub(super) fn read(
         if progress.elapsed() >= GIVE_UP {
             let message = format!("could not {what} to its end {to}: it stands at {position}");
             return Err(TransportError::new(Kind::Unavailable, message)
-                .with_hint("an open transaction of another program, or a broker that does not answer"));
+                .with_hint("an open transaction of another program, or one whose end was lost with a broker (`kafka-transactions.sh find-hanging` and `abort`), or a broker that does not answer"));
         }
     }
     Ok(())
 }
 
 /// The position after the last record given out, markers and aborted records included.
-fn reached(consumer: &BaseConsumer<Complaint>, topic: &str, partition: i32) -> Result<u64, KafkaError> {
+fn reached(consumer: &BaseConsumer<Context>, topic: &str, partition: i32) -> Result<u64, KafkaError> {
     let position = consumer.position()?;
     let offset = position.find_partition(topic, partition).and_then(|place| place.offset().to_raw());
     Ok(offset.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0))

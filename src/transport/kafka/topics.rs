@@ -8,6 +8,7 @@ use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     admin::{AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::Consumer as _,
+    error::RDKafkaErrorCode as Code,
     message::{BorrowedMessage, Headers as _},
 };
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use tracing::{debug, info};
 use super::{
     Inner,
     check::not_compacted,
-    client::{REQUEST, wait},
+    client::{REQUEST, code, wait},
     lock,
 };
 use crate::{
@@ -117,7 +118,12 @@ impl Inner {
         {
             let layout = Layout { event_partitions: events.partitions, state_partitions: 0, largest: None };
             if self.has_our_events(&layout)? {
-                return Err(self.state_missing("does not exist"));
+                // Another process may have created both topics, and published, since they were looked at.
+                let (events, state) = (self.find(&config.topic)?.0, self.find(&config.state_topic)?.0);
+                let (Some(events), Some(state)) = (events, state) else {
+                    return Err(self.state_missing("does not exist"));
+                };
+                return Ok((events, state));
             }
         }
         let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
@@ -191,12 +197,21 @@ impl Inner {
     /// A topic's settings.
     pub(super) fn settings(&self, topic: &str) -> Result<ConfigResource, TransportError> {
         let what = format!("read the settings of topic `{topic}`");
+        if !self.clients.can_administer() {
+            let why = format!("could not {what}: librdkafka's client for it takes no tokens");
+            return Err(TransportError::new(Kind::Rejected, why));
+        }
         let admin = self.clients.admin()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let described = Handle::current()
             .block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))
             .map_err(|e| self.clients.error(&what, &e))?;
         match described.into_iter().next() {
+            // Without the right to, a topic has none.
+            Some(Ok(resource)) if resource.entries.is_empty() => {
+                let why = format!("could not {what}: this principal may not");
+                Err(TransportError::new(Kind::Rejected, why))
+            }
             Some(Ok(resource)) => Ok(resource),
             Some(Err(code)) => Err(self.clients.error(&what, &rdkafka::error::KafkaError::AdminOp(code))),
             None => Err(TransportError::new(Kind::Unavailable, format!("could not {what}: no answer"))),
@@ -223,11 +238,17 @@ impl Inner {
         consumer.assign(&at).map_err(|e| fail(&e))?;
         let mut quiet = Instant::now();
         while quiet.elapsed() < Duration::from_secs(2) {
-            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-                quiet = Instant::now();
-                if is_ours(&message) {
-                    return Ok(true);
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    quiet = Instant::now();
+                    if is_ours(&message) {
+                        return Ok(true);
+                    }
                 }
+                Some(Err(error)) if code(&error) == Some(Code::TopicAuthorizationFailed) => {
+                    return Err(fail(&error));
+                }
+                _ => {}
             }
         }
         Ok(false)
@@ -284,4 +305,21 @@ pub(super) fn state_settings(replication: i32) -> Vec<(&'static str, &'static st
 
 fn in_sync(replication: i32) -> Option<(&'static str, &'static str)> {
     (replication >= 3).then_some(("min.insync.replicas", "2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The AsyncAPI document describes the topic that is created.
+    #[test]
+    fn the_event_topic_is_that_of_the_contract() {
+        let contract = include_str!("../../../schemas/asyncapi.yaml");
+        let has = |text: String| assert!(contract.contains(&text), "{text}");
+        has(format!("\n        partitions: {EVENT_PARTITIONS}\n"));
+        let settings = event_settings(1);
+        let get = |name| settings.iter().find(|(key, _)| *key == name).unwrap().1;
+        has(format!("\n          cleanup.policy: [{}]\n", get("cleanup.policy")));
+        has(format!("\n          retention.ms: {}\n", get("retention.ms")));
+    }
 }

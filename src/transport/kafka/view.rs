@@ -33,6 +33,8 @@ struct LedgerView {
     generation: u64,
     /// This process has since written everything between the two itself, without events.
     own: (u64, u64),
+    /// The last records before the end of `own` are a batch of this process.
+    wrote: bool,
 }
 
 impl View {
@@ -57,15 +59,16 @@ impl View {
     }
 
     pub(super) fn recovered(&mut self, scope: &str, end: u64) {
-        let view = LedgerView { generation: self.generation, own: (end, end) };
+        let view = LedgerView { generation: self.generation, own: (end, end), wrote: false };
         self.ledgers.insert(scope.to_owned(), view);
     }
 
-    /// From where on something new of the scope may lie for a ledger that stands at `from`.
-    pub(super) fn unseen_from(&self, scope: &str, from: u64) -> u64 {
+    /// From where on something new of the scope may lie for a ledger that stands at `from`, and whether
+    /// what lies before that is this process's own last batch.
+    pub(super) fn unseen_from(&self, scope: &str, from: u64) -> (u64, bool) {
         match self.ledgers.get(scope) {
-            Some(view) if view.own.0 == from => view.own.1,
-            _ => from,
+            Some(view) if view.own.0 == from => (view.own.1, view.wrote),
+            _ => (from, false),
         }
     }
 
@@ -73,6 +76,7 @@ impl View {
     pub(super) fn wrote(&mut self, scope: &str, from: u64, end: u64) {
         if let Some(view) = self.ledgers.get_mut(scope) {
             view.own = (from, end);
+            view.wrote = true;
         }
     }
 

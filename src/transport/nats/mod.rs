@@ -19,7 +19,9 @@
 
 mod bucket;
 mod client;
+mod consume;
 mod layout;
+mod letters;
 mod publish;
 mod read;
 mod setup;
@@ -35,6 +37,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
+
+pub(crate) use consume::{NatsPosition, read_events};
+pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
 use publish::{Item, Publisher};

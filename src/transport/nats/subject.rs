@@ -119,6 +119,29 @@ mod tests {
         assert_eq!(filter("aws.cost", SCOPE), "aws.cost.111122223333.>");
     }
 
+    /// The address in the AsyncAPI document, with its parameters filled in.
+    #[test]
+    fn subjects_are_those_of_the_contract() {
+        let contract = include_str!("../../../schemas/asyncapi.yaml");
+        let address = contract.lines().find_map(|line| line.strip_prefix("    address: '{prefix}."));
+        let mut address = format!("{{prefix}}.{}", address.unwrap().trim_end_matches('\''));
+        for (parameter, value) in [
+            ("prefix", "aws.cost"),
+            ("account", "111122223333"),
+            ("group", "-"),
+            ("granularity", "hourly"),
+            ("year", "2026"),
+            ("month", "11"),
+            ("day", "21T05"),
+            ("service", "aws-lambda-37e22690b3"),
+            ("key", "140f6fe92d3d0d07"),
+        ] {
+            assert!(contract.contains(&format!("\n      {parameter}:\n")), "{parameter} is described");
+            address = address.replace(&format!("{{{parameter}}}"), value);
+        }
+        assert_eq!(subject("2026-11-21T05", "AWS Lambda", None), address);
+    }
+
     #[test]
     fn a_window_is_filtered_by_its_months() {
         let filters = |from: &str, until: &str| {

@@ -11,7 +11,7 @@ use amazon_billing_source::{
     admin::Readiness,
     app::{self, Mode, World},
     clock::Clock,
-    config::{self, TransportConfig},
+    config::{self, Config, TransportConfig},
     exit::Exit,
     telemetry::Metrics,
     transport::local::Local,
@@ -154,21 +154,32 @@ impl Home {
         Running::spawn(self.command(["run", "--config", "billing.toml", "--once"]))
     }
 
-    /// One cycle in this process, at the time of a clock.
-    pub(crate) fn poll(&self, clock: &Clock) -> Exit {
+    /// The configuration as the binary would load it here.
+    pub(crate) fn config(&self) -> Config {
         let loaded = config::load(&[self.path("billing.toml")], self.overrides.clone()).unwrap();
         let mut config = loaded.config;
         let TransportConfig::Local(local) = &mut config.transport else { panic!("a local output") };
         local.state = self.path("state.db");
         local.output = local.output.as_ref().map(|output| self.dir.path().join(output));
-        let transport = Local::connect(local).unwrap();
+        config
+    }
+
+    /// What a run in this process works with, at the time of a clock.
+    pub(crate) fn world(&self, clock: &Clock) -> (Local, World) {
+        let TransportConfig::Local(local) = self.config().transport else { panic!("a local output") };
         let world = World {
             clock: clock.clone(),
             metrics: Metrics::new(),
             readiness: Readiness::default(),
             instance: "test".to_owned(),
         };
-        runtime().block_on(app::run(config, transport, world, Mode::Once, CancellationToken::new()))
+        (Local::connect(&local).unwrap(), world)
+    }
+
+    /// One cycle in this process, at the time of a clock.
+    pub(crate) fn poll(&self, clock: &Clock) -> Exit {
+        let (transport, world) = self.world(clock);
+        runtime().block_on(app::run(self.config(), transport, world, Mode::Once, CancellationToken::new()))
     }
 
     /// The events in `events.jsonl`, every promise about a log kept.

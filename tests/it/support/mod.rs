@@ -3,6 +3,8 @@
 pub(crate) mod aws;
 pub(crate) mod events;
 pub(crate) mod home;
+#[cfg(target_os = "linux")]
+pub(crate) mod pty;
 pub(crate) mod running;
 
 pub(crate) use aws::Aws;

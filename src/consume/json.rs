@@ -1,0 +1,348 @@
+//! A JSON object taken apart: each member's name, and its value as it is written.
+//!
+//! The whole text is checked against RFC 8259, and nothing is decoded: a million events are looked
+//! at, and of most of them only a few attributes are of interest.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+/// Deeper values are refused, as `serde_json` does.
+const DEPTH: usize = 128;
+
+/// The members of an object: names, and values as they are written.
+pub(super) type Members<'a> = SmallVec<[(Cow<'a, str>, &'a str); 14]>;
+
+/// Takes an object apart. The error is the byte at which it is no JSON object any more.
+pub(super) fn members(text: &str) -> Result<Members<'_>, usize> {
+    let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
+    let mut members = Members::new();
+    scan.object(text, &mut members).ok_or(scan.at)?;
+    scan.space();
+    if scan.at == text.len() { Ok(members) } else { Err(scan.at) }
+}
+
+/// A string as it is written, without its quotes, decoded.
+pub(super) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
+    let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
+    if inner.contains('\\') {
+        serde_json::from_str(quoted).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
+}
+
+struct Scan<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// What a byte within a string means.
+const PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        plain[byte] = false;
+        byte += 1;
+    }
+    plain[b'"' as usize] = false;
+    plain[b'\\' as usize] = false;
+    plain
+};
+
+/// Whether eight bytes within a string all stand for themselves: none is a quote, a backslash, or
+/// below a space.
+const fn all_plain(bytes: u64) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = ONES * 0x80;
+    let quote = bytes ^ (ONES * b'"' as u64);
+    let backslash = bytes ^ (ONES * b'\\' as u64);
+    // A byte that is too small borrows from its high bit; one that had it set before is large.
+    let small = (quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash)
+        | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
+    small & HIGH == 0
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    /// This byte, after any space.
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        self.space();
+        self.take(byte)
+    }
+
+    fn take(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    fn object<'t>(&mut self, text: &'t str, members: &mut Members<'t>) -> Option<()> {
+        self.expect(b'{')?;
+        self.space();
+        if self.take(b'}').is_some() {
+            return Some(());
+        }
+        loop {
+            self.space();
+            let start = self.at;
+            self.string()?;
+            let name = unescape(text.get(start..self.at)?)?;
+            self.expect(b':')?;
+            self.space();
+            let start = self.at;
+            self.value(1)?;
+            members.push((name, text.get(start..self.at)?));
+            self.space();
+            if self.take(b',').is_none() {
+                return self.take(b'}');
+            }
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Option<()> {
+        self.space();
+        match self.peek()? {
+            b'"' => self.string(),
+            b'{' if depth < DEPTH => {
+                self.at += 1;
+                self.list(b'}', |scan| {
+                    scan.space();
+                    scan.string()?;
+                    scan.expect(b':')?;
+                    scan.value(depth + 1)
+                })
+            }
+            b'[' if depth < DEPTH => {
+                self.at += 1;
+                self.list(b']', |scan| scan.value(depth + 1))
+            }
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            b'-' | b'0'..=b'9' => self.number(),
+            _ => None,
+        }
+    }
+
+    /// What is between brackets, the first of which is taken already.
+    fn list(&mut self, end: u8, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.space();
+        if self.take(end).is_some() {
+            return Some(());
+        }
+        loop {
+            item(self)?;
+            self.space();
+            if self.take(b',').is_none() {
+                return self.take(end);
+            }
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
+    }
+
+    fn string(&mut self) -> Option<()> {
+        self.take(b'"')?;
+        loop {
+            while let Some(word) = self.bytes[self.at..].first_chunk()
+                && all_plain(u64::from_le_bytes(*word))
+            {
+                self.at += 8;
+            }
+            while PLAIN[usize::from(self.peek()?)] {
+                self.at += 1;
+            }
+            match self.peek()? {
+                b'"' => {
+                    self.at += 1;
+                    return Some(());
+                }
+                b'\\' => {
+                    self.at += 1;
+                    self.escape()?;
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
+            b'u' => {
+                let unit = self.unit()?;
+                match unit {
+                    // A lone half of a surrogate pair is no character.
+                    0xdc00..=0xdfff => return None,
+                    0xd800..=0xdbff => {
+                        self.take(b'\\')?;
+                        if !(0xdc00..=0xdfff).contains(&self.unit()?) {
+                            return None;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// `u` and four hex digits.
+    fn unit(&mut self) -> Option<u16> {
+        self.take(b'u')?;
+        let hex = self.bytes.get(self.at..self.at + 4)?;
+        let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        self.at += 4;
+        u16::from_str_radix(hex, 16).ok()
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let _sign = self.take(b'-');
+        if self.take(b'0').is_none() {
+            self.digits()?;
+        }
+        if self.take(b'.').is_some() {
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Some(())
+    }
+
+    fn digits(&mut self) -> Option<()> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        (self.at > start).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn check(text: &str) {
+        let ours = members(text);
+        // Numbers too large for a float are JSON all the same.
+        let theirs = serde_json::from_str::<Map<String, Value>>(text);
+        let large = theirs.as_ref().is_err_and(|e| e.to_string().contains("out of range"));
+        assert_eq!(ours.is_ok(), theirs.is_ok() || large, "{text}: {theirs:?}");
+        if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+            let mut read = Map::new();
+            for (name, value) in ours {
+                read.insert(name.into_owned(), serde_json::from_str(value).unwrap());
+            }
+            assert_eq!(read, theirs, "{text}");
+        }
+    }
+
+    #[test]
+    fn objects_are_taken_apart_as_another_parser_does() {
+        for text in [
+            "{}",
+            " {\"a\" : 1 , \"b\":[1,2,{\"c\":null}] }\n",
+            r#"{"a":"\u00e9\n\"\\","A":true}"#,
+            r#"{"a":"\ud83d\ude00"}"#,
+            r#"{"a":"\ud83d"}"#,
+            r#"{"a":"\ude00"}"#,
+            r#"{"a":-0.5e+10,"b":01}"#,
+            r#"{"a":-}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":1e400}"#,
+            r#"{"a":tru}"#,
+            r#"{"a":1,}"#,
+            r#"{"a" 1}"#,
+            r#"{"a":1}}"#,
+            r#"{"a":"b"#,
+            "{\"a\":\"\t\"}",
+            "[]",
+            "",
+            "null",
+            "{a:1}",
+            r#"{"a":[1,]}"#,
+            r#"{"a":{"b":1,}}"#,
+        ] {
+            check(text);
+        }
+        assert_eq!(members(r#"{"id":"1",}"#), Err(10), "where it goes wrong");
+    }
+
+    #[test]
+    fn eight_bytes_are_plain_if_each_of_them_is() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                for around in [b'a', b' ', 0x7f, 0x80, 0xff] {
+                    let mut bytes = [around; 8];
+                    bytes[place] = byte;
+                    let expected = bytes.iter().all(|byte| PLAIN[usize::from(*byte)]);
+                    assert_eq!(all_plain(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(members(&nested(100)).is_ok());
+        assert!(members(&nested(100_000)).is_err());
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_is_taken_apart(
+            object in prop::collection::btree_map(".{0,6}", value(), 0..6),
+            pretty: bool,
+            cut in any::<prop::sample::Index>(),
+            other in any::<char>(),
+        ) {
+            let object = Value::Object(object.into_iter().collect());
+            let text = if pretty { format!("{object:#}") } else { object.to_string() };
+            check(&text);
+            // And with one character more, less, or another one.
+            let place = cut.index(text.chars().count() + 1);
+            let before: String = text.chars().take(place).collect();
+            let behind: String = text.chars().skip(place).collect();
+            check(&format!("{before}{other}{behind}"));
+            check(&before);
+            check(&format!("{before}{}", behind.chars().skip(1).collect::<String>()));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A message of a broker as one line of the JSON event format, without a look at its data.
+//!
+//! Sources: CloudEvents Kafka and NATS protocol bindings, JSON event format. As in the bindings, a
+//! `content-type` of `application/cloudevents` makes a message structured, everything else is binary.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode};
+
+/// A structured message's payload as it is, a binary one's attributes and data written as one object.
+///
+/// # Errors
+/// Why it is no event, with what it holds.
+pub(crate) fn line_of<'a>(
+    binding: Binding,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    payload: Option<Bytes>,
+) -> Result<Bytes, (String, Bytes)> {
+    let Some(payload) = payload else {
+        return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
+    };
+    let mut attributes: SmallVec<[(&str, Cow<'_, str>); 12]> = SmallVec::new();
+    for (header, value) in headers {
+        if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
+            return match value.get(..29) {
+                Some(start) if start.eq_ignore_ascii_case(b"application/cloudevents-batch") => {
+                    Err(("it is a batch of CloudEvents".to_owned(), payload))
+                }
+                _ => Ok(on_one_line(payload)),
+            };
+        }
+        let Some(name) = attribute(binding, header) else { continue };
+        let value = std::str::from_utf8(value).ok().map(Cow::Borrowed);
+        let value = match binding {
+            Binding::Kafka => value,
+            Binding::Nats => value.and_then(|value| {
+                if value.contains('%') { percent_decode(&value).ok().map(Cow::Owned) } else { Some(value) }
+            }),
+        };
+        let Some(value) = value else { return Err((format!("its header `{header}` is no text"), payload)) };
+        attributes.push((name, value));
+    }
+    if !attributes.iter().any(|(name, _)| *name == "specversion") {
+        return Err(("it is no CloudEvent".to_owned(), payload));
+    }
+    if payload.is_empty() {
+        return Err(("it is a CloudEvent without data".to_owned(), payload));
+    }
+    let rank = |name: &str| ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(usize::MAX);
+    attributes.sort_unstable_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
+    let mut line = Vec::with_capacity(payload.len() + 640);
+    for (name, value) in &attributes {
+        line.push(if line.is_empty() { b'{' } else { b',' });
+        push_text(&mut line, name);
+        line.push(b':');
+        // The one attribute of ours that is a number; headers have no types.
+        if *name == "revision" && is_number(value) {
+            line.extend_from_slice(value.as_bytes());
+        } else {
+            push_text(&mut line, value);
+        }
+    }
+    line.extend_from_slice(b",\"data\":");
+    line.extend_from_slice(&payload);
+    line.push(b'}');
+    Ok(on_one_line(line.into()))
+}
+
+fn is_structured(content_type: &[u8]) -> bool {
+    content_type.get(..23).is_some_and(|start| start.eq_ignore_ascii_case(b"application/cloudevents"))
+}
+
+fn attribute(binding: Binding, header: &str) -> Option<&str> {
+    match binding {
+        Binding::Kafka if header == "content-type" => Some("datacontenttype"),
+        Binding::Kafka => header.strip_prefix("ce_"),
+        Binding::Nats => header.strip_prefix("ce-"),
+    }
+}
+
+/// As JSON writes a number without sign, so that text and number are the same.
+fn is_number(text: &str) -> bool {
+    (1..=10).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'))
+}
+
+/// Between the tokens of JSON a line feed is as good as a space, and within a text there is none.
+pub(super) fn on_one_line(json: Bytes) -> Bytes {
+    if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return json;
+    }
+    json.iter()
+        .map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn push_text(line: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        line.push(b'"');
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'"');
+    } else {
+        serde_json::to_writer(line, text).expect("a text is JSON, and a vector takes it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        consume::Event,
+        event::{ContentMode, EventFactory, WireMessage, encode, structured_json, tests as fixtures},
+    };
+
+    fn line(binding: Binding, message: &WireMessage) -> Result<Bytes, (String, Bytes)> {
+        let headers = message.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
+        line_of(binding, headers, Some(Bytes::from(message.payload.clone())))
+    }
+
+    /// Byte for byte what a file would hold, from either mode of either binding.
+    #[test]
+    fn every_form_of_an_event_is_the_same_line() {
+        for source in ["cloud.amazon.billing", "https://example.com/%C3%A9?a=\"b\""] {
+            let scope = crate::cost::Scope { source: source.to_owned(), ..fixtures::scope() };
+            let factory = EventFactory::new(scope, "amazon.billing");
+            let event = factory.event(&fixtures::change("2023-01-27T13", "AWS Lambda"), &BTreeMap::new());
+            let expected = structured_json(event.clone()).unwrap();
+            for binding in [Binding::Kafka, Binding::Nats] {
+                for mode in [ContentMode::Binary, ContentMode::Structured] {
+                    let message = encode(event.clone(), binding, mode).unwrap();
+                    let line = line(binding, &message).unwrap();
+                    assert_eq!(line, expected, "{binding:?} {mode:?}");
+                    Event::read(&line).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_written_line_feed_breaks_no_line() {
+        let payload = Bytes::from_static(b"{\n \"a\":\r\n \"b\\n\"}");
+        let headers = [("Content-Type", &b"Application/CloudEvents+json"[..])];
+        let line = line_of(Binding::Nats, headers.into_iter(), Some(payload)).unwrap();
+        assert_eq!(line, "{  \"a\":   \"b\\n\"}");
+    }
+
+    #[test]
+    fn what_is_no_event_says_why() {
+        let check = |headers: &[(&str, &[u8])], payload: Option<&'static [u8]>, expected: &str| {
+            let payload = payload.map(Bytes::from_static);
+            let (why, held) = line_of(Binding::Nats, headers.iter().copied(), payload.clone()).unwrap_err();
+            assert_eq!((&*why, held), (expected, payload.unwrap_or_default()));
+        };
+        check(&[], None, "it has no payload: a tombstone");
+        check(&[], Some(b"hello"), "it is no CloudEvent");
+        check(&[("ce_specversion", b"1.0")], Some(b"{}"), "it is no CloudEvent");
+        check(&[("ce-specversion", b"1.0")], Some(b""), "it is a CloudEvent without data");
+        check(&[("ce-id", b"\xff")], Some(b"{}"), "its header `ce-id` is no text");
+        check(&[("ce-id", b"%FF")], Some(b"{}"), "its header `ce-id` is no text");
+        let batch = &b"application/cloudevents-batch+json"[..];
+        check(&[("content-type", batch)], Some(b"[]"), "it is a batch of CloudEvents");
+    }
+}

@@ -1,0 +1,93 @@
+//! How a command runs: on a runtime of its own, until it ends or signals end it.
+//!
+//! What a command does when it is told to stop is its own affair.
+
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::exit::{Exit, report};
+
+/// What signals mean to a command. The first one always asks it to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signals {
+    /// It has something to drain: said with the first, ended at once with the second.
+    Drain,
+    /// The same where there is nothing worth a word.
+    Quiet,
+    /// It ends with the first by itself, and has a terminal to put right before it does.
+    Own,
+}
+
+/// Runs a command until it ends by itself, or as `signals` says. Threads stuck in a write are left
+/// behind.
+pub(crate) fn on_runtime<F: Future<Output = Exit>>(
+    signals: Signals,
+    command: impl FnOnce(CancellationToken) -> F,
+) -> Exit {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&format!("could not start: {error}"), None);
+            return Exit::Failed;
+        }
+    };
+    let shutdown = CancellationToken::new();
+    let exit = runtime.block_on(async {
+        tokio::select! {
+            exit = command(shutdown.clone()) => exit,
+            exit = ended_by(signals, &shutdown) => exit,
+        }
+    });
+    runtime.shutdown_background();
+    exit
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // Waiting for AWS and for a disk is no work for many threads.
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// Returns with the second signal, where that is for the program to obey.
+async fn ended_by(signals: Signals, shutdown: &CancellationToken) -> Exit {
+    if let Err(error) = wait_for_signal().await {
+        warn!("signals cannot be received: {error}");
+        std::future::pending::<()>().await;
+    }
+    // Listened for before the first is told of: whoever reads that may send it at once.
+    let second = wait_for_signal();
+    if signals == Signals::Drain {
+        info!("stopping; once more to stop at once");
+    }
+    shutdown.cancel();
+    if signals == Signals::Own {
+        std::future::pending::<()>().await;
+    }
+    if let Err(error) = second.await {
+        warn!("signals cannot be received: {error}");
+    }
+    warn!("stopped at once; nothing is lost, the next start recovers it");
+    Exit::Failed
+}
+
+/// Listens from the call on, not only once it is awaited.
+#[cfg(unix)]
+fn wait_for_signal() -> impl Future<Output = io::Result<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (mut terminate, mut interrupt) = (terminate?, interrupt?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() -> io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,405 @@
+//! Reading the event topic back: from any place, to a proven end or for ever, and under a group's name.
+//!
+//! Nothing here decides what an event is. Without a name no group is touched; with one, a reader that
+//! follows joins the group, and one with an end uses the group's offsets without joining it.
+
+mod places;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{BorrowedMessage, Headers as _},
+};
+use tokio::{sync::mpsc::error::TrySendError, task::JoinHandle};
+use tracing::{debug, warn};
+
+use super::{
+    client::{Clients, REQUEST, TRANSACTION, code, is_no_topic},
+    context::Context,
+};
+use crate::{
+    config::KafkaConfig,
+    consume::{BATCH, Bound, ConsumerName, Feed, Place, ReadOptions, Received, line_of},
+    event::Binding,
+    transport::{TransportError, TransportErrorKind as Kind},
+};
+use places::{begin, committed, ends, no_topic, partitions};
+
+/// How long an empty poll waits.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Without progress for so long, an end that was proven is given up.
+const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
+
+/// How often brokers that do not answer are complained of.
+const COMPLAIN: Duration = Duration::from_secs(30);
+
+/// Offsets by partition.
+type Offsets = BTreeMap<i32, u64>;
+
+/// Where a group's offsets are committed.
+#[derive(Clone)]
+pub(crate) struct KafkaPosition {
+    source: Arc<Source>,
+}
+
+impl std::fmt::Debug for KafkaPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaPosition").field("topic", &self.source.topic).finish_non_exhaustive()
+    }
+}
+
+/// A topic and the consumer that reads it.
+struct Source {
+    clients: Clients,
+    consumer: BaseConsumer<Context>,
+    topic: String,
+    /// Whether the group was joined, and partitions come and go.
+    joined: bool,
+}
+
+/// Finds start and end, then reads in the background.
+pub(crate) async fn read_events(
+    config: &KafkaConfig,
+    options: ReadOptions,
+    feed: Feed,
+) -> Result<(Option<KafkaPosition>, JoinHandle<()>), TransportError> {
+    let config = config.clone();
+    let open = move || {
+        let named = options.name.is_some();
+        let mut reading = Reading::open(&config, options, feed)?;
+        let position = named.then(|| KafkaPosition { source: Arc::clone(&reading.source) });
+        let done = tokio::task::spawn_blocking(move || {
+            let last = match reading.run() {
+                Ok(()) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            };
+            // A reader that has gone needs neither.
+            reading.feed.blocking_send(last).ok();
+        });
+        Ok((position, done))
+    };
+    match tokio::task::spawn_blocking(open).await {
+        Ok(opened) => opened,
+        Err(e) => Err(TransportError::new(Kind::Unknown, format!("reading failed: {e}"))),
+    }
+}
+
+impl KafkaPosition {
+    /// Commits the offset behind a record.
+    pub(crate) async fn commit(&self, place: Place) -> Result<(), TransportError> {
+        let source = Arc::clone(&self.source);
+        let commit = move || source.commit(&BTreeMap::from([(place.partition, place.position + 1)]));
+        match tokio::task::spawn_blocking(commit).await {
+            Ok(committed) => committed,
+            Err(e) => Err(TransportError::new(Kind::Unknown, format!("committing failed: {e}"))),
+        }
+    }
+}
+
+impl Source {
+    fn fail(&self, what: &str, error: &KafkaError) -> TransportError {
+        if is_no_topic(error) {
+            return no_topic(&self.topic);
+        }
+        let forbidden =
+            matches!(code(error), Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed));
+        let error = self.clients.error(what, error);
+        if forbidden {
+            return error.with_hint(
+                "grant the principal Read and Describe on the topic, and with a name Read on the group of that name",
+            );
+        }
+        error
+    }
+
+    fn list(&self, offsets: &Offsets) -> Result<TopicPartitionList, TransportError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+            list.add_partition_offset(&self.topic, *partition, offset)
+                .map_err(|e| self.fail("name an offset", &e))?;
+        }
+        Ok(list)
+    }
+
+    fn offsets(&self, list: &TopicPartitionList) -> Offsets {
+        let known = list.elements_for_topic(&self.topic).into_iter().filter_map(|element| {
+            let offset = u64::try_from(element.offset().to_raw()?).ok()?;
+            Some((element.partition(), offset))
+        });
+        known.collect()
+    }
+
+    fn commit(&self, offsets: &Offsets) -> Result<(), TransportError> {
+        let topic = &self.topic;
+        let what = format!("commit offsets of topic `{topic}`");
+        let mut offsets = offsets.clone();
+        if self.joined {
+            let mine = self.consumer.assignment().map_err(|e| self.fail(&what, &e))?;
+            offsets.retain(|partition, offset| {
+                let kept = mine.find_partition(topic, *partition).is_some();
+                if !kept {
+                    debug!(partition, offset, "not committed: another member has the partition by now");
+                }
+                kept
+            });
+            if offsets.is_empty() {
+                return Ok(());
+            }
+        }
+        match self.consumer.commit(&self.list(&offsets)?, CommitMode::Sync) {
+            Ok(()) => Ok(()),
+            Err(error) => match code(&error) {
+                Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId)
+                    if self.joined =>
+                {
+                    debug!(%error, "not committed: the group shares its partitions out anew");
+                    Ok(())
+                }
+                Some(Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress) => {
+                    let message = format!("could not {what}: members of that group are reading");
+                    Err(TransportError::new(Kind::Conflict, message)
+                        .with_hint("stop them first, or choose another name"))
+                }
+                _ => Err(self.fail(&what, &error)),
+            },
+        }
+    }
+
+    /// The oldest offset kept, and the end of what is committed.
+    fn range(&self, partition: i32) -> Result<(u64, u64), TransportError> {
+        self.clients.watermarks(&self.consumer, &self.topic, partition)
+    }
+
+    /// The first offset stored at a time or later, by partition; the end where there is none.
+    fn at_time(&self, partitions: &[i32], time: Timestamp) -> Result<Offsets, TransportError> {
+        let what = format!("find the offsets of {time} in topic `{}`", self.topic);
+        let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
+        let times = self.list(&partitions.iter().map(|partition| (*partition, millis)).collect())?;
+        let found = self.consumer.offsets_for_times(times, REQUEST).map_err(|e| self.fail(&what, &e))?;
+        let found = self.offsets(&found);
+        let mut offsets = Offsets::new();
+        for partition in partitions {
+            let (low, end) = self.range(*partition)?;
+            offsets.insert(*partition, found.get(partition).map_or(end, |at| (*at).clamp(low, end.max(low))));
+        }
+        Ok(offsets)
+    }
+}
+
+/// A topic being read.
+struct Reading {
+    source: Arc<Source>,
+    feed: Feed,
+    options: ReadOptions,
+    partitions: Vec<i32>,
+    /// Where to stop, once that is known.
+    ends: Option<Offsets>,
+    batch: Vec<Received>,
+}
+
+impl Reading {
+    fn open(config: &KafkaConfig, options: ReadOptions, feed: Feed) -> Result<Self, TransportError> {
+        let clients = Clients::new(config)?;
+        let joined = options.name.is_some() && options.bound == Bound::Follow && options.partition.is_none();
+        let group = options.name.as_ref().map(ConsumerName::as_str);
+        let consumer = clients.reader(group)?;
+        let source = Source { clients, consumer, topic: config.topic.clone(), joined };
+        let partitions = partitions(&source, options.partition)?;
+        let now = options.clock.now();
+        let ends = match options.bound {
+            Bound::End => Some(ends(&source, &partitions)?),
+            Bound::Until(time) if time <= now => Some(source.at_time(&partitions, time)?),
+            Bound::Follow | Bound::Until(_) => None,
+        };
+        let committed = match &options.name {
+            None => Offsets::new(),
+            Some(name) => committed(&source, name, &partitions)?,
+        };
+        let unknown: Vec<_> = partitions.iter().copied().filter(|p| !committed.contains_key(p)).collect();
+        let begin = begin(&source, &unknown, options.start, partitions.len())?;
+        if options.name.is_some() && !begin.is_empty() {
+            // So it stays there, also where nothing is ever read.
+            match source.consumer.commit(&source.list(&begin)?, CommitMode::Sync) {
+                Ok(()) => {}
+                // Somebody of the group was faster.
+                Err(e)
+                    if joined
+                        && matches!(
+                            code(&e),
+                            Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress)
+                        ) => {}
+                Err(_) => source.commit(&begin)?,
+            }
+        }
+        let what = format!("read topic `{}`", source.topic);
+        if joined {
+            source.consumer.subscribe(&[&source.topic]).map_err(|e| source.fail(&what, &e))?;
+        } else {
+            let from: Offsets = committed.into_iter().chain(begin).collect();
+            source.consumer.assign(&source.list(&from)?).map_err(|e| source.fail(&what, &e))?;
+        }
+        let source = Arc::new(source);
+        Ok(Self { source, feed, options, partitions, ends, batch: Vec::with_capacity(BATCH) })
+    }
+
+    fn run(&mut self) -> Result<(), TransportError> {
+        let mut progress = Instant::now();
+        let mut complained: Option<Instant> = None;
+        let mut at = Offsets::new();
+        let source = Arc::clone(&self.source);
+        loop {
+            let wait = if self.batch.is_empty() { POLL } else { Duration::ZERO };
+            match source.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let offset = u64::try_from(message.offset()).unwrap_or(0);
+                    let wanted = self
+                        .ends
+                        .as_ref()
+                        .is_none_or(|ends| ends.get(&message.partition()).is_some_and(|end| offset < *end));
+                    if wanted {
+                        progress = Instant::now();
+                        self.batch.push(received(&message));
+                    }
+                    if self.batch.len() == BATCH && !self.hand_over()? {
+                        return Ok(());
+                    }
+                    if wanted {
+                        continue;
+                    }
+                }
+                Some(Err(error)) => self.judge(&error, &mut complained)?,
+                None => {}
+            }
+            if !self.batch.is_empty() && !self.hand_over()? {
+                return Ok(());
+            }
+            if self.feed.is_closed() {
+                return Ok(());
+            }
+            if let (None, Bound::Until(time)) = (&self.ends, self.options.bound)
+                && self.options.clock.now() >= time
+            {
+                self.ends = Some(source.at_time(&self.partitions, time)?);
+                progress = Instant::now();
+            }
+            if let Some(ends) = &self.ends {
+                let position =
+                    source.consumer.position().map_err(|e| source.fail("tell how far it read", &e))?;
+                let reached = source.offsets(&position);
+                if reached != at {
+                    at = reached;
+                    progress = Instant::now();
+                }
+                let left = ends.iter().find(|(partition, end)| !is_reached(&source, &at, **partition, **end));
+                let Some((partition, end)) = left else { return Ok(()) };
+                if progress.elapsed() >= GIVE_UP {
+                    let topic = &source.topic;
+                    let message = format!("could not read `{topic}/{partition}` to its end {end}");
+                    return Err(TransportError::new(Kind::Unavailable, message).with_hint(
+                        "no broker answered for too long; what was read until now was given out",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Hands the batch over; false when nobody reads any more. A member of a group goes on polling
+    /// while it waits, or the group would count it as gone.
+    fn hand_over(&mut self) -> Result<bool, TransportError> {
+        let mut full = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        if !self.source.joined {
+            return Ok(self.feed.blocking_send(Ok(full)).is_ok());
+        }
+        let source = Arc::clone(&self.source);
+        let fail = |e: KafkaError| source.fail("pause reading", &e);
+        let mut paused = false;
+        loop {
+            full = match self.feed.try_send(Ok(full)) {
+                Ok(()) => break,
+                Err(TrySendError::Closed(_)) => return Ok(false),
+                Err(TrySendError::Full(batch)) => batch?,
+            };
+            let mine = source.consumer.assignment().map_err(fail)?;
+            source.consumer.pause(&mine).map_err(fail)?;
+            paused = true;
+            match source.consumer.poll(POLL) {
+                // On its way before the pause.
+                Some(Ok(message)) => self.batch.push(received(&message)),
+                Some(Err(error)) => self.judge(&error, &mut None)?,
+                None => {}
+            }
+        }
+        if paused {
+            let mine = source.consumer.assignment().map_err(fail)?;
+            source.consumer.resume(&mine).map_err(fail)?;
+        }
+        Ok(true)
+    }
+
+    /// What ends reading, and what librdkafka mends by itself.
+    fn judge(&self, error: &KafkaError, complained: &mut Option<Instant>) -> Result<(), TransportError> {
+        let topic = &self.source.topic;
+        match code(error) {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
+                let message = format!("topic `{topic}` does not have any more what was to be read next");
+                Err(TransportError::new(Kind::Regressed, message).with_hint(
+                    "it is older than the topic keeps, or the topic was created anew; begin again, at the \
+                     beginning or at another offset",
+                ))
+            }
+            // No group is joined without a name; reading goes on all the same.
+            Some(Code::GroupAuthorizationFailed) if self.options.name.is_none() => Ok(()),
+            // A broker that has just started may not know yet what it has.
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                partitions(&self.source, self.options.partition).map(drop)
+            }
+            Some(
+                Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::Fatal,
+            ) => Err(self.source.fail(&format!("read topic `{topic}`"), error)),
+            Some(Code::AllBrokersDown) => {
+                if complained.is_none_or(|since| since.elapsed() > COMPLAIN) {
+                    *complained = Some(Instant::now());
+                    warn!(topic, "no broker can be reached; reading goes on when one comes back");
+                }
+                Ok(())
+            }
+            _ => {
+                debug!(%error, topic, "while reading");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether a partition was read to its end: the position is there, or there was nothing to read.
+fn is_reached(source: &Source, at: &Offsets, partition: i32, end: u64) -> bool {
+    if let Some(position) = at.get(&partition) {
+        return *position >= end;
+    }
+    // Nothing was given out yet: then it counts where reading began.
+    let assigned = source.consumer.assignment().map(|list| source.offsets(&list)).unwrap_or_default();
+    assigned.get(&partition).is_some_and(|from| *from >= end)
+}
+
+fn received(message: &BorrowedMessage<'_>) -> Received {
+    let offset = u64::try_from(message.offset()).unwrap_or(0);
+    let stored_at = message.timestamp().to_millis().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let headers = headers.filter_map(|header| Some((header.key, header.value?)));
+    let line = line_of(Binding::Kafka, headers, message.payload().map(Bytes::copy_from_slice));
+    Received::new(Place::of(message.partition(), offset), stored_at, line)
+}

@@ -1,0 +1,64 @@
+//! Producers made and fenced ahead, while AWS is asked or the next rows are compared.
+//!
+//! Making one takes a tenth of a second. Its fence is early, not its proof: that the log has not moved is
+//! proven when the batch is there, and a rival that fenced since is noticed by the first record.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rdkafka::producer::FutureProducer;
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{client::Clients, context::Context, lock};
+use crate::transport::TransportError;
+
+/// So long one is kept: a page of AWS takes seconds. After that nothing of a poll is left at the broker.
+const KEPT: Duration = Duration::from_secs(30);
+
+type Making = JoinHandle<Result<FutureProducer<Context>, TransportError>>;
+
+/// At most one per `transactional.id`.
+#[derive(Default)]
+pub(super) struct Spares(Arc<Mutex<HashMap<String, Making>>>);
+
+impl Spares {
+    /// Begins to make one.
+    pub(super) fn make(&self, clients: &Clients, id: String, largest: Option<String>) {
+        let (clients, of) = (clients.clone(), id.clone());
+        let making = tokio::task::spawn_blocking(move || clients.fenced(&of, largest.as_deref(), false));
+        let number = making.id();
+        if let Some(old) = lock(&self.0).insert(id.clone(), making) {
+            let_go(old);
+        }
+        let spares = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            let mut spares = lock(&spares);
+            if spares.get(&id).is_some_and(|spare| spare.id() == number) {
+                spares.remove(&id).into_iter().for_each(let_go);
+            }
+        });
+    }
+
+    /// The one that was made, if it came to anything.
+    pub(super) fn take(&self, id: &str) -> Option<FutureProducer<Context>> {
+        let making = lock(&self.0).remove(id)?;
+        Handle::current()
+            .block_on(making)
+            .ok()?
+            .inspect_err(|e| tracing::debug!("no spare producer: {e}"))
+            .ok()
+    }
+
+    pub(super) fn clear(&self) {
+        lock(&self.0).drain().for_each(|(_, spare)| let_go(spare));
+    }
+}
+
+/// Lets go of a client elsewhere: it waits for its threads.
+pub(super) fn let_go<T: Send + 'static>(client: T) {
+    tokio::task::spawn_blocking(move || drop(client));
+}

@@ -1,0 +1,227 @@
+//! Faults at named places of the protocol: the program killed there, connections cut, answers lost,
+//! everything slow; an idle program; and what a broker that works may still refuse.
+
+use std::time::{Duration, Instant};
+
+use amazon_billing_source::{
+    config::{DeliveryMode, KafkaConfig},
+    simulator::DEFAULT_ACCOUNT,
+    transport::{Delivery, TransportErrorKind as Kind},
+};
+use jiff::SignedDuration;
+use rdkafka::{
+    ClientConfig,
+    producer::{FutureProducer, FutureRecord},
+};
+
+use crate::{
+    binary::{Home, Running, wait_until},
+    broker::Broker,
+    pause,
+    proxy::{Api, Fault, Place, Proxied},
+    support::{Process, change, config, consume, create_topic, surely, violations},
+};
+
+fn behind(proxied: &Proxied, name: &str) -> KafkaConfig {
+    KafkaConfig { bootstrap_servers: proxied.servers.clone(), ..config(&proxied.broker, name) }
+}
+
+/// Where the program is killed. Its transactions: the claim, the events of a page, the end of the poll.
+const POINTS: [(&str, Place); 12] = [
+    ("before the first fence", Place::Before(Api::InitProducerId, 1)),
+    ("fenced, and not told", Place::After(Api::InitProducerId, 1)),
+    ("before the claim is committed", Place::Before(Api::EndTxn, 1)),
+    ("claimed, and not told", Place::After(Api::EndTxn, 1)),
+    ("between claim and events", Place::Before(Api::InitProducerId, 2)),
+    ("begin", Place::Before(Api::AddPartitionsToTxn, 2)),
+    ("before the first event", Place::Before(Api::Produce, 2)),
+    ("the first events stored, and not told", Place::After(Api::Produce, 2)),
+    ("some events stored", Place::Before(Api::Produce, 5)),
+    ("everything stored, before the commit", Place::Before(Api::EndTxn, 2)),
+    ("committed, and not told", Place::After(Api::EndTxn, 2)),
+    ("between events and the end of the poll", Place::Before(Api::InitProducerId, 3)),
+];
+
+/// Runs the program until the place is reached, and kills it there.
+fn kill_at(proxied: &Proxied, home: &Home, name: &str, place: Place) {
+    proxied.plan(place, Fault::Stop);
+    let mut running = Running(home.command(&["run", "--once"]).spawn().unwrap());
+    wait_until(name, || {
+        let ended = running.0.try_wait().unwrap();
+        assert!(proxied.reached() || ended.is_none(), "{name}: never reached\n{}", home.log());
+        proxied.reached()
+    });
+    // With SIGKILL, and before anything passes again.
+    drop(running);
+    proxied.pass();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_named_place_every_change_comes_once() {
+    let proxied = Proxied::start("").await;
+    let home = Home::new(behind(&proxied, "crash"), 12).await;
+    home.write_config("1h", "1s", None, &[DEFAULT_ACCOUNT]);
+    assert_eq!(home.once(), Some(0), "{}", home.log());
+    for (name, place) in POINTS {
+        let before = home.committed().len();
+        home.advance(SignedDuration::from_hours(13));
+        kill_at(&proxied, &home, name, place);
+        assert_eq!(home.once(), Some(0), "{name}\n{}", home.log());
+        let records = home.committed();
+        println!("killed {name}: {} new events", records.len() - before);
+        assert!(records.len() > before, "{name}: nothing was to be published");
+        assert_eq!(violations(&records), [""; 0], "{name}\n{}", home.log());
+        home.assert_sums(&records, DEFAULT_ACCOUNT);
+    }
+}
+
+/// The control: without a transaction, what is stored when the program is killed comes twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_transactions_a_kill_between_events_and_state_repeats_them() {
+    let proxied = Proxied::start("").await;
+    let kafka = KafkaConfig { delivery: DeliveryMode::AtLeastOnce, ..behind(&proxied, "crash-control") };
+    let home = Home::new(kafka, 12).await;
+    home.write_config("1h", "1s", None, &[DEFAULT_ACCOUNT]);
+    assert_eq!(home.once(), Some(0), "{}", home.log());
+    home.advance(SignedDuration::from_hours(13));
+    kill_at(&proxied, &home, "events stored", Place::After(Api::Produce, 2));
+    assert_eq!(home.once(), Some(0), "{}", home.log());
+    let records = home.committed();
+    assert!(!violations(&records).is_empty(), "the control must fail");
+}
+
+/// Lost connections and answers: nothing is lost, nothing comes twice, and librdkafka's own repetition
+/// of what it does not know to be stored is harmless.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_lose_nothing_and_repeat_nothing() {
+    let proxied = Proxied::start("").await;
+    let config = behind(&proxied, "lossy");
+    let mut process = Process::new(&config);
+    let mut revision = 1;
+    surely(&mut process, "Tax", revision).await;
+    for api in [Api::InitProducerId, Api::AddPartitionsToTxn, Api::Produce, Api::EndTxn] {
+        for place in [Place::Before(api, 1), Place::After(api, 1), Place::After(api, 2)] {
+            proxied.plan(place, Fault::Cut);
+            revision += 1;
+            let (outcome, _) = surely(&mut process, "Tax", revision).await;
+            println!("cut {place:?}: {outcome:?}");
+        }
+    }
+    proxied.pass();
+    proxied.delay(Duration::from_millis(150));
+    revision += 1;
+    surely(&mut process, "Tax", revision).await;
+    proxied.delay(Duration::ZERO);
+    let records = consume(&proxied.broker.servers(), &config.topic, "read_committed");
+    assert_eq!(records.len() as u64, u64::from(revision));
+    assert_eq!(violations(&records), [""; 0]);
+}
+
+/// A commit that comes after the broker has given the transaction up: nobody knows, nothing was stored,
+/// and it is published once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_took_too_long_is_unknown_and_comes_once() {
+    let proxied = Proxied::start("transaction.abort.timed.out.transaction.cleanup.interval.ms=1000").await;
+    let config = behind(&proxied, "too-long");
+    let mut process = Process::new(&config);
+    surely(&mut process, "Tax", 1).await;
+    proxied.plan(Place::Before(Api::EndTxn, 1), Fault::Stop);
+    process.recover().await.unwrap();
+    let changes = [change("Tax", 2)];
+    let (outcome, ()) = tokio::join!(process.publish(&changes), async {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        // The broker's own word for it: the abort marker lets a committed reader pass.
+        while !proxied.reached() {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let error = outcome.unwrap_err();
+    println!("{error}; hint: {:?}", error.hint);
+    assert!(matches!(error.kind, Kind::Unknown | Kind::Conflict), "{:?} {error}", error.kind);
+    proxied.go_on();
+    surely(&mut process, "Tax", 2).await;
+    let records = consume(&proxied.broker.servers(), &config.topic, "read_committed");
+    assert_eq!(records.len(), 2);
+    assert_eq!(violations(&records), [""; 0]);
+}
+
+/// An idle program asks the broker for nothing: a poll is over, the next one is hours away. The control
+/// asks for metadata, as librdkafka does of its own accord: every five minutes, here every second.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_program_costs_the_broker_nothing() {
+    for (name, more, quiet) in [
+        ("idle", "", true),
+        ("idle-control", "\n[kafka.librdkafka]\n\"topic.metadata.refresh.interval.ms\" = 1000\n", false),
+    ] {
+        let proxied = Proxied::start("").await;
+        let home = Home::new(behind(&proxied, name), 3).await;
+        home.write_config("8h", "2m", None, &[DEFAULT_ACCOUNT]);
+        home.write_more(more);
+        let service = Running(home.command(&["run"]).spawn().unwrap());
+        wait_until("the first poll", || home.log().contains("waiting for the next poll"));
+        let deadline = Instant::now() + Duration::from_secs(if quiet { 90 } else { 20 });
+        let mut silent = false;
+        while !silent && Instant::now() < deadline {
+            let before = proxied.requests();
+            pause(Duration::from_secs(10));
+            silent = proxied.requests() == before;
+        }
+        assert_eq!(silent, quiet, "{name}");
+        drop(service);
+        assert!(!home.committed().is_empty());
+    }
+}
+
+/// A queue that is full is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_waited_for() {
+    let mut config = config(Broker::shared(), "queue");
+    config.librdkafka.insert("queue.buffering.max.messages".to_owned(), "10".to_owned().into());
+    let mut process = Process::new(&config);
+    process.recover().await.unwrap();
+    let names: Vec<String> = (0..300).map(|number| format!("Service {number}")).collect();
+    let changes: Vec<_> = names.iter().map(|name| change(name, 1)).collect();
+    let deliveries = process.publish(&changes).await.unwrap();
+    assert!(deliveries.iter().all(|delivery| matches!(delivery, Delivery::Stored(_))));
+    assert_eq!(consume(&config.bootstrap_servers, &config.topic, "read_committed").len(), 300);
+}
+
+/// A broker whose disk takes no more gives up; nothing is lost, and it goes on when there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_waited_for() {
+    let mut broker = Broker::start("", &[]);
+    let config = config(&broker, "disk");
+    create_topic(&config.bootstrap_servers, &config.topic, 1, &[]).await;
+    let mut process = Process::new(&config);
+    surely(&mut process, "Tax", 1).await;
+    broker.kill();
+    // No file may grow beyond this: to the broker's writes it is a disk that is full.
+    broker.restart_limited(12 * 1024);
+    let filler: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
+    let mut noise = vec![0_u8; 900_000];
+    let mut records = 0;
+    let error = loop {
+        for (index, byte) in noise.iter_mut().enumerate() {
+            *byte = u8::try_from((index * 31 + records * 7) % 251).unwrap();
+        }
+        let record = FutureRecord::<str, [u8]>::to(&config.topic).key("filler").payload(&noise);
+        if filler.send(record, Duration::from_secs(5)).await.is_err() || records > 12 {
+            break process.publish(&[change("Tax", 2)]).await.unwrap_err();
+        }
+        records += 1;
+    };
+    println!("{:?}: {error}; hint: {:?}", error.kind, error.hint);
+    assert!(matches!(error.kind, Kind::Unavailable | Kind::Unknown), "{error}");
+    assert!(error.hint.unwrap().contains("broker"));
+    broker.kill();
+    broker.restart();
+    surely(&mut process, "Tax", 2).await;
+    let records: Vec<_> = consume(&config.bootstrap_servers, &config.topic, "read_committed")
+        .into_iter()
+        .filter(|record| record.key.ends_with("/tax"))
+        .collect();
+    assert_eq!(records.len(), 2);
+    assert_eq!(violations(&records), [""; 0]);
+}
