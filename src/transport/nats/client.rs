@@ -248,9 +248,7 @@ fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
             *forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
         }
         Event::Disconnected => warn!("the connection to NATS is lost; reconnecting"),
-        Event::LameDuckMode => {
-            warn!("the server of NATS is about to stop; another one follows when it closes");
-        }
+        Event::LameDuckMode => warn!("the server of NATS is about to stop; another one follows"),
         Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => warn!("NATS: {event}"),
         _ => debug!("NATS: {event}"),
     }
