@@ -121,10 +121,12 @@ fn read_amounts(
         amounts.push((metric, amount));
     }
     match &mut **amounts {
-        [] | [_] => {}
-        [(a, _), (b, _)] if a <= b => {}
-        [a, b] => std::mem::swap(a, b),
-        more => more.sort_unstable_by_key(|&(metric, _)| metric),
+        [a, b] => {
+            if a.0 > b.0 {
+                std::mem::swap(a, b);
+            }
+        }
+        others => others.sort_unstable_by_key(|&(metric, _)| metric),
     }
     // A map has no name twice: as many as were asked for are all that were asked for.
     if amounts.len() == asked.len() {
