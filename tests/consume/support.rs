@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -154,12 +155,18 @@ impl Home {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (stdout, seen) = (child.stdout.take().unwrap(), Arc::clone(&lines));
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                seen.lock().unwrap().push(line);
+        let reader = std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            while stdout.read_line(&mut line).is_ok_and(|read| read > 0) {
+                // Killed while it wrote, it leaves a piece: that is no line.
+                if let Some(whole) = line.strip_suffix('\n') {
+                    seen.lock().unwrap().push(whole.to_owned());
+                }
+                line.clear();
             }
         });
-        Running { child, lines }
+        Running { child, lines, reader: Some(reader) }
     }
 }
 
@@ -167,6 +174,8 @@ impl Home {
 pub struct Running {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Ends with the command's stdout.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -194,10 +203,18 @@ impl Running {
         self.ended()
     }
 
-    /// SIGKILL.
+    /// SIGKILL. Every whole line it had written.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.all_lines()
+    }
+
+    /// Once it has ended.
+    fn all_lines(&mut self) -> Vec<String> {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         self.lines()
     }
 
@@ -213,7 +230,7 @@ impl Running {
         };
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Ran { code, stdout: self.lines().join("\n"), stderr }
+        Ran { code, stdout: self.all_lines().join("\n"), stderr }
     }
 }
 
