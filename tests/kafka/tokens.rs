@@ -274,7 +274,7 @@ async fn what_is_wrong_with_a_token_is_said_at_once() {
             Gives::Nothing,
             "right",
             Kind::Unavailable,
-            "no answer in time",
+            "no answer within the deadline",
             "token_endpoint",
         ),
         ("forged", Gives::Forged, "right", Kind::Rejected, "uthentication", "the broker refused the token"),

@@ -2,7 +2,7 @@
 //!
 //! The token is not looked into, but for its end where the provider does not tell it.
 
-use std::{error::Error as _, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use base64::{
     Engine as _,
@@ -20,6 +20,7 @@ use url::form_urlencoded;
 use super::token::Token;
 use crate::{
     config::{ClientAuth, OauthConfig, SecretSource},
+    http::{self, reason},
     transport::{TransportError, TransportErrorKind as Kind},
 };
 
@@ -41,7 +42,7 @@ impl Oauth {
     pub(super) fn new(config: &OauthConfig) -> Result<Self, TransportError> {
         let refused =
             |what: String, hint: &'static str| TransportError::new(Kind::Rejected, what).with_hint(hint);
-        let mut http = crate::http::builder(Duration::from_secs(9))
+        let mut http = http::builder(Duration::from_secs(9))
             .connect_timeout(Duration::from_secs(5))
             .pool_max_idle_per_host(0);
         if let Some(path) = &config.ca_file {
@@ -56,7 +57,7 @@ impl Oauth {
         }
         let http = http.build().map_err(|e| {
             refused(
-                format!("could not prepare for `{}`: {}", config.token_endpoint, told(&e)),
+                format!("could not prepare for `{}`: {}", config.token_endpoint, reason(&e)),
                 "see `kafka.oauth`",
             )
         })?;
@@ -146,7 +147,7 @@ impl Oauth {
     }
 
     fn unreached(&self, error: &reqwest::Error) -> TransportError {
-        let text = told(error);
+        let text = reason(error);
         let message = format!("could not get a token from `{}`: {text}", self.config.token_endpoint);
         if text.contains("certificate") {
             return TransportError::new(Kind::Rejected, message).with_hint(
@@ -226,20 +227,6 @@ fn unreadable(path: &std::path::Path, why: &str) -> TransportError {
     let message = format!("could not read the client's secret in `{}`: {why}", path.display());
     TransportError::new(Kind::Unavailable, message)
         .with_hint("see `kafka.oauth.client_secret_file`; it is read for every token, and tried again")
-}
-
-/// An error with its causes; reqwest's own text names only the URL.
-fn told(error: &reqwest::Error) -> String {
-    let mut causes = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        causes.push(error.to_string());
-        cause = error.source();
-    }
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    causes.pop().unwrap_or_else(|| "the request failed".to_owned())
 }
 
 /// Another's words, fit for a line of a log.
