@@ -27,6 +27,8 @@ pub struct Jvm {
     pub options: Vec<String>,
     /// A folder of further classes.
     pub classes: Option<PathBuf>,
+    /// A command and its arguments before Java itself, which run it somewhere else.
+    pub within: Vec<String>,
 }
 
 impl Broker {
@@ -73,7 +75,7 @@ auto.create.topics.enable=true
         properties.push_str(&more.replace("{controller}", &controller.to_string()));
         let file = folder.join("server.properties");
         fs::write(&file, properties).unwrap();
-        let formatted = java()
+        let formatted = java_with(&jvm)
             .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg"])
             .arg("-c")
             .arg(&file)
@@ -96,13 +98,6 @@ auto.create.topics.enable=true
     /// Starts it again on its data.
     pub fn restart(&mut self) {
         self.child = run(&self.folder.join("server.properties"), &self.folder, &self.jvm);
-        self.wait();
-    }
-
-    /// The same, and none of its files may grow beyond so many kB.
-    pub fn restart_limited(&mut self, kilobytes: u32) {
-        let properties = self.folder.join("server.properties");
-        self.child = run_limited(&properties, &self.folder, &self.jvm, &(kilobytes * 2).to_string());
         self.wait();
     }
 
@@ -134,16 +129,11 @@ impl Drop for Broker {
 
 /// The broker, and beside it a shell that kills it once this process is gone: its end closes the pipe.
 pub fn run(properties: &Path, folder: &Path, jvm: &Jvm) -> Child {
-    run_limited(properties, folder, jvm, "unlimited")
-}
-
-/// `largest`: of any file it writes, in blocks of 512 bytes.
-fn run_limited(properties: &Path, folder: &Path, jvm: &Jvm, largest: &str) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
     let mut java = java_with(jvm);
     java.arg("kafka.Kafka").arg(properties);
     Command::new("sh")
-        .args(["-c", "ulimit -f $0; \"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait", largest])
+        .args(["-c", "\"$0\" \"$@\" </dev/null & p=$!; cat >/dev/null; kill -9 $p; wait"])
         .arg(java.get_program())
         .args(java.get_args())
         .stdin(Stdio::piped())
@@ -164,7 +154,14 @@ fn java_with(jvm: &Jvm) -> Command {
         classpath.push(":");
         classpath.push(classes);
     }
-    let mut java = Command::new("java");
+    let mut java = match jvm.within.split_first() {
+        Some((command, arguments)) => {
+            let mut within = Command::new(command);
+            within.args(arguments).arg("java");
+            within
+        }
+        None => Command::new("java"),
+    };
     java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1"]).args(&jvm.options).arg("-cp").arg(classpath);
     java
 }

@@ -9,17 +9,14 @@ use amazon_billing_source::{
     transport::{Delivery, TransportErrorKind as Kind},
 };
 use jiff::SignedDuration;
-use rdkafka::{
-    ClientConfig,
-    producer::{FutureProducer, FutureRecord},
-};
 
 use crate::{
     binary::{Home, Running, wait_until},
-    broker::Broker,
+    broker::{self, Broker, Jvm},
+    disk::SmallDisk,
     pause,
     proxy::{Api, Fault, Place, Proxied},
-    support::{Process, change, config, consume, create_topic, surely, violations},
+    support::{Process, change, config, consume, surely, violations},
 };
 
 fn behind(proxied: &Proxied, name: &str) -> KafkaConfig {
@@ -188,40 +185,32 @@ async fn a_full_queue_is_waited_for() {
 }
 
 /// A broker whose disk takes no more gives up; nothing is lost, and it goes on when there is room again.
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_waited_for() {
-    let mut broker = Broker::start("", &[]);
+    let data = broker::folder().join("disk");
+    let disk = SmallDisk::new(&data, 64);
+    let jvm = Jvm { within: disk.within(), ..Jvm::default() };
+    let mut broker = Broker::start_with("", &[], jvm, Some(&data));
     let config = config(&broker, "disk");
-    create_topic(&config.bootstrap_servers, &config.topic, 1, &[]).await;
     let mut process = Process::new(&config);
     surely(&mut process, "Tax", 1).await;
-    broker.kill();
-    // No file may grow beyond this: to the broker's writes it is a disk that is full.
-    broker.restart_limited(12 * 1024);
-    let filler: FutureProducer =
-        ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
-    let mut noise = vec![0_u8; 900_000];
-    let mut records = 0;
-    let error = loop {
-        for (index, byte) in noise.iter_mut().enumerate() {
-            *byte = u8::try_from((index * 31 + records * 7) % 251).unwrap();
-        }
-        let record = FutureRecord::<str, [u8]>::to(&config.topic).key("filler").payload(&noise);
-        if filler.send(record, Duration::from_secs(5)).await.is_err() || records > 12 {
-            break process.publish(&[change("Tax", 2)]).await.unwrap_err();
-        }
-        records += 1;
-    };
+    disk.fill();
+    // More than what is left of the last page of any file.
+    let names: Vec<String> = (0..2000).map(|number| format!("Service {number}")).collect();
+    let changes: Vec<_> = names.iter().map(|name| change(name, 1)).collect();
+    let error = process.publish(&changes).await.unwrap_err();
     println!("{:?}: {error}; hint: {:?}", error.kind, error.hint);
     assert!(matches!(error.kind, Kind::Unavailable | Kind::Unknown), "{error}");
     assert!(error.hint.unwrap().contains("broker"));
+    process.ledger.clear();
+    assert!(process.recover().await.is_err(), "the broker is down");
     broker.kill();
+    disk.free();
     broker.restart();
     surely(&mut process, "Tax", 2).await;
-    let records: Vec<_> = consume(&config.bootstrap_servers, &config.topic, "read_committed")
-        .into_iter()
-        .filter(|record| record.key.ends_with("/tax"))
-        .collect();
-    assert_eq!(records.len(), 2);
+    let records = consume(&config.bootstrap_servers, &config.topic, "read_committed");
     assert_eq!(violations(&records), [""; 0]);
+    let tax = records.iter().filter(|record| record.key.ends_with("/tax")).count();
+    assert_eq!((tax, records.len()), (2, 2), "what failed is not there");
 }

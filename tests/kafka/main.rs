@@ -17,6 +17,8 @@ mod cluster;
 mod codes;
 mod connect;
 mod contract;
+#[cfg(target_os = "linux")]
+mod disk;
 mod faults;
 mod proxy;
 mod rights;

@@ -121,6 +121,7 @@ super.users=User:ANONYMOUS;User:billing
                 format!("-Dmsk.secret={MSK_SECRET}"),
             ],
             classes: Some(classes),
+            ..Jvm::default()
         };
         let broker = Broker::start_with(&more, &format, jvm, None);
         let at = |index: usize| format!("127.0.0.1:{}", ports[index]);
