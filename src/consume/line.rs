@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode};
+use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode, put_text};
 
 /// A structured message's payload as it is, a binary one's attributes and data written as one object.
 ///
@@ -54,13 +54,13 @@ pub(crate) fn line_of<'a>(
     let mut line = Vec::with_capacity(payload.len() + 640);
     for (name, value) in &attributes {
         line.push(if line.is_empty() { b'{' } else { b',' });
-        push_text(&mut line, name);
+        put_text(&mut line, name);
         line.push(b':');
         // The one attribute of ours that is a number; headers have no types.
         if *name == "revision" && is_number(value) {
             line.extend_from_slice(value.as_bytes());
         } else {
-            push_text(&mut line, value);
+            put_text(&mut line, value);
         }
     }
     line.extend_from_slice(b",\"data\":");
@@ -97,16 +97,6 @@ pub(super) fn on_one_line(json: Bytes) -> Bytes {
         .map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
         .collect::<Vec<_>>()
         .into()
-}
-
-fn push_text(line: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-        line.push(b'"');
-        line.extend_from_slice(text.as_bytes());
-        line.push(b'"');
-    } else {
-        serde_json::to_writer(line, text).expect("a text is JSON, and a vector takes it");
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Exact amounts: AWS's own text beside its value as a decimal.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use rust_decimal::Decimal;
 
@@ -76,6 +76,14 @@ impl Amount {
         self.value
     }
 
+    /// The value in plain digits, without an exponent or a needless zero: the same for equal values.
+    pub fn normalised(&self) -> Cow<'_, str> {
+        if is_normalised(&self.text) {
+            return Cow::Borrowed(&self.text);
+        }
+        Cow::Owned(self.value.normalize().to_string())
+    }
+
     /// Whether the value is zero, however it is written.
     pub const fn is_zero(&self) -> bool {
         self.value.is_zero()
@@ -115,6 +123,19 @@ fn parse_plain(text: &str) -> Option<Decimal> {
     value.set_scale(u32::try_from(scale).ok()?).ok()?;
     value.set_sign_negative(negative);
     Some(value)
+}
+
+/// Whether a text, which is an amount, is one no other text of the same value may differ from; as
+/// nearly every figure of AWS is, and then nothing is to be computed.
+fn is_normalised(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    let whole = match digits.iter().position(|byte| *byte == b'.') {
+        Some(point) if point + 1 < digits.len() && !digits.ends_with(b"0") => &digits[..point],
+        Some(_) => return false,
+        None => digits,
+    };
+    let plain = digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    plain && (whole == b"0" || (!whole.is_empty() && whole[0] != b'0')) && text != "-0"
 }
 
 /// The only other way from text to a decimal: `Decimal::from_str` would round silently.
@@ -185,6 +206,13 @@ mod tests {
                 let exact = parse_exact(&text);
                 prop_assert_eq!(exact.map(|exact| exact.to_string()), Some(value.to_string()));
                 prop_assert_eq!(exact.map(|exact| exact.serialize()), Some(value.serialize()));
+            }
+        }
+
+        #[test]
+        fn a_normalised_text_is_the_one_of_its_value(text in "-?[0-9]{1,4}(\\.[0-9]{0,4})?([eE]-?[0-3])?|-?0[0.]{0,3}") {
+            if let Ok(amount) = Amount::parse(text, "USD".to_owned()) {
+                prop_assert_eq!(amount.normalised(), amount.value().normalize().to_string());
             }
         }
 

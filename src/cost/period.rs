@@ -149,24 +149,66 @@ impl Period {
 
     /// As in keys and subjects: `2023-01-27`, or `2023-01-27T13` for an hour.
     pub fn label(self) -> String {
-        match self.granularity {
-            Granularity::Daily => self.date().to_string(),
-            Granularity::Hourly => Offset::UTC.to_datetime(self.start()).strftime("%Y-%m-%dT%H").to_string(),
+        let mut label = self.date_text();
+        if self.granularity == Granularity::Hourly {
+            push_hour(&mut label, self.hours);
         }
+        label
     }
 
     /// As in `data.date` and in requests: `2023-01-27`, or `2023-01-27T13:00:00Z` for an hour.
     pub fn aws_start(self) -> String {
         match self.granularity {
-            Granularity::Daily => self.date().to_string(),
-            Granularity::Hourly => self.start().to_string(),
+            Granularity::Daily => self.date_text(),
+            Granularity::Hourly => self.start_text(),
         }
+    }
+
+    /// The first instant, as in events: `2023-01-27T00:00:00Z`.
+    pub fn start_text(self) -> String {
+        let mut text = self.date_text();
+        push_hour(&mut text, self.hours);
+        text.push_str(":00:00Z");
+        text
+    }
+
+    /// The first instant after the period, in the same form.
+    pub fn end_text(self) -> String {
+        self.next().start_text()
+    }
+
+    /// The date, with room for an hour behind it. A row has half a dozen of these, digits put one by one
+    /// are a tenth of the general way.
+    fn date_text(self) -> String {
+        let date = self.date();
+        let Ok(year) = u16::try_from(date.year()) else { return date.to_string() };
+        let mut text = String::with_capacity(20);
+        let two = |number: u16| [number / 10 % 10, number % 10];
+        let digits = |digits: [u16; 2], text: &mut String| {
+            text.extend(digits.map(|digit| char::from(b"0123456789"[usize::from(digit)])));
+        };
+        digits(two(year / 100), &mut text);
+        digits(two(year % 100), &mut text);
+        for part in [date.month(), date.day()] {
+            text.push('-');
+            digits(two(part.unsigned_abs().into()), &mut text);
+        }
+        text
     }
 }
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label())
+    }
+}
+
+/// `T13`: the hour of the day.
+fn push_hour(text: &mut String, hours: i32) {
+    let hour = hours.rem_euclid(24).unsigned_abs() as usize;
+    text.push('T');
+    for digit in [hour / 10, hour % 10] {
+        text.push(char::from(b"0123456789"[digit]));
     }
 }
 
@@ -223,6 +265,10 @@ mod tests {
             prop_assert_eq!(Period::from_label(&period.label()), Some(period));
             prop_assert_eq!(Period::from_hours(granularity, period.hours()), Some(period));
             prop_assert_eq!(period.next().start(), period.end());
+            // As jiff writes them.
+            prop_assert_eq!(period.start_text(), period.start().to_string());
+            prop_assert_eq!(period.end_text(), period.end().to_string());
+            prop_assert_eq!(period.date_text(), period.date().to_string());
         }
     }
 }

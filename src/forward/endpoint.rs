@@ -25,6 +25,7 @@ use super::{
 use crate::{
     admin::{Health, Readiness},
     clock::Clock,
+    event::uuid_v5,
     http,
     telemetry::Metrics,
 };
@@ -126,7 +127,7 @@ impl Endpoint {
     ) -> Vec<Outcome> {
         if parcels.len() > 1 {
             let ids: Vec<_> = parcels.clone().map(|parcel| parcel.id.as_str()).collect();
-            let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, ids.join("\n").as_bytes()).to_string();
+            let id = uuid_v5(Uuid::NAMESPACE_URL, ids.join("\n").as_bytes()).to_string();
             let content = batch(parcels.clone().map(|parcel| &*parcel.json));
             match self.try_until_taken(&id, &content).await {
                 Outcome::Delivered => return parcels.map(|_| Outcome::Delivered).collect(),

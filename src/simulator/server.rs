@@ -75,7 +75,7 @@ async fn handle(
     }
     let serial = shared.serial.fetch_add(1, Ordering::SeqCst);
     let name = format!("{}/{serial}", shared.options.seed);
-    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
+    let id = crate::event::uuid_v5(Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
     let reply = Reply { shared: &shared, id, date: shared.clock.now() };
     if head.method != "POST" || head.uri.path() != "/" {
         return reply.respond(404, "text/plain", "this is a simulated AWS endpoint: POST /\n".to_owned());

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
     cost::{Amount, CostKey, CostMetric, Period},
     dedup::{Statement, Status},
+    event::{Object, put_text},
 };
 
 /// The version this program writes and the newest it reads.
@@ -42,7 +43,7 @@ pub enum RecordError {
 
 /// As stored: JSON with short stable names. Texts are borrowed where they can be: a record is written
 /// per event, and a million are read at a start.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored<'a> {
     version: u32,
@@ -50,7 +51,7 @@ struct Stored<'a> {
     period: Cow<'a, str>,
     #[serde(borrow)]
     service: Cow<'a, str>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    #[serde(borrow, default)]
     group: Option<Cow<'a, str>>,
     revision: u32,
     /// `[["UnblendedCost", "0.21", "USD"], ...]`.
@@ -64,7 +65,7 @@ struct Stored<'a> {
 }
 
 /// Metric, amount, unit.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Figure<'a>(
     #[serde(borrow)] Cow<'a, str>,
     #[serde(borrow)] Cow<'a, str>,
@@ -80,25 +81,34 @@ impl StateRecord {
     /// As stored.
     pub fn to_json(&self) -> String {
         let statement = &self.statement;
-        let stored = Stored {
-            version: VERSION,
-            period: self.period.label().into(),
-            service: (&*self.service).into(),
-            group: self.group.as_deref().map(Cow::Borrowed),
-            revision: statement.revision,
-            amounts: statement
-                .amounts
-                .iter()
-                .map(|(metric, amount)| {
-                    Figure(metric.aws_name().into(), amount.text().into(), amount.unit().into())
-                })
-                .collect(),
-            estimated: statement.estimated,
-            status: statement.status.name().into(),
-            observed_at: statement.observed_at,
-            event_id: self.event_id,
-        };
-        serde_json::to_string(&stored).expect("plain data")
+        let mut json = Vec::with_capacity(320);
+        let mut record = Object::open(&mut json);
+        record
+            .number("version", i64::from(VERSION))
+            .text("period", &self.period.label())
+            .text("service", &self.service);
+        if let Some(group) = &self.group {
+            record.text("group", group);
+        }
+        let amounts = record.number("revision", i64::from(statement.revision)).value("amounts");
+        for (place, (metric, amount)) in statement.amounts.iter().enumerate() {
+            amounts.extend_from_slice(if place == 0 { b"[[" } else { b",[" });
+            put_text(amounts, metric.aws_name());
+            amounts.push(b',');
+            put_text(amounts, amount.text());
+            amounts.push(b',');
+            put_text(amounts, amount.unit());
+            amounts.push(b']');
+        }
+        amounts.extend_from_slice(if statement.amounts.is_empty() { b"[]" } else { b"]" });
+        let mut id = Uuid::encode_buffer();
+        record
+            .flag("estimated", statement.estimated)
+            .text("status", statement.status.name())
+            .text("observedAt", &statement.observed_at.to_string())
+            .text("eventId", self.event_id.hyphenated().encode_lower(&mut id));
+        record.close();
+        String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
 
     /// Reads what [`StateRecord::to_json`] wrote.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     dedup::ConnectionState,
+    event::uuid_v5,
     transport::{Delivery, TransportError, TransportErrorKind as Kind},
 };
 
@@ -66,7 +67,7 @@ impl Nats {
         let mut seed = format!("{subject}/{}/", known.revision).into_bytes();
         seed.extend_from_slice(&value);
         let item = Item {
-            id: Uuid::new_v5(&Uuid::NAMESPACE_OID, &seed),
+            id: uuid_v5(Uuid::NAMESPACE_OID, &seed),
             subject,
             expected: known.revision,
             headers: Vec::new(),

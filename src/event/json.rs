@@ -1,0 +1,107 @@
+//! JSON written straight to its text: what is written per row needs no tree and no escaping.
+
+/// A JSON object being written; its members come in the order of the calls.
+#[derive(Debug)]
+pub(crate) struct Object<'a> {
+    json: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'a> Object<'a> {
+    /// Opens an object at the end of a text.
+    pub(crate) fn open(json: &'a mut Vec<u8>) -> Self {
+        json.push(b'{');
+        Self { json, empty: true }
+    }
+
+    /// A member whose value the caller writes.
+    pub(crate) fn value(&mut self, name: &str) -> &mut Vec<u8> {
+        if !self.empty {
+            self.json.push(b',');
+        }
+        self.empty = false;
+        put_text(self.json, name);
+        self.json.push(b':');
+        self.json
+    }
+
+    /// A text.
+    pub(crate) fn text(&mut self, name: &str, value: &str) -> &mut Self {
+        put_text(self.value(name), value);
+        self
+    }
+
+    /// A truth value.
+    pub(crate) fn flag(&mut self, name: &str, value: bool) -> &mut Self {
+        self.value(name).extend_from_slice(if value { b"true" } else { b"false" });
+        self
+    }
+
+    /// A number.
+    pub(crate) fn number(&mut self, name: &str, value: i64) -> &mut Self {
+        put_number(self.value(name), value);
+        self
+    }
+
+    /// Closes it.
+    pub(crate) fn close(self) {
+        self.json.push(b'}');
+    }
+}
+
+/// A JSON number.
+pub(crate) fn put_number(json: &mut Vec<u8>, value: i64) {
+    json.extend_from_slice(value.to_string().as_bytes());
+}
+
+/// A JSON string. Nearly no text has anything to escape, and to see that is ten times as fast as to
+/// escape it byte by byte.
+pub(crate) fn put_text(json: &mut Vec<u8>, text: &str) {
+    // Without a branch per byte, sixteen are looked at in one.
+    let escaped = text.bytes().fold(0, |escaped, byte| {
+        escaped | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    });
+    if escaped == 0 {
+        json.push(b'"');
+        json.extend_from_slice(text.as_bytes());
+        json.push(b'"');
+    } else {
+        serde_json::to_writer(json, text).expect("a vector takes everything");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    proptest! {
+        /// What is written reads back as it was, in the order it was written.
+        #[test]
+        fn an_object_is_what_was_put_in(texts in prop::collection::vec(".*", 0..4), number: i64, flag: bool) {
+            let mut json = Vec::new();
+            let mut object = Object::open(&mut json);
+            object.number("number", number).flag("flag", flag);
+            for (place, text) in texts.iter().enumerate() {
+                object.text(&format!("{place}{text}"), text);
+            }
+            object.close();
+            let read: Value = serde_json::from_slice(&json).unwrap();
+            let mut expected = json!({ "number": number, "flag": flag });
+            for (place, text) in texts.iter().enumerate() {
+                expected[format!("{place}{text}")] = text.as_str().into();
+            }
+            prop_assert_eq!(serde_json::to_string(&read).unwrap(), serde_json::to_string(&expected).unwrap());
+            prop_assert_eq!(String::from_utf8(json).unwrap(), expected.to_string(), "and as serde_json writes it");
+        }
+    }
+
+    #[test]
+    fn an_empty_object_has_no_comma() {
+        let mut json = Vec::new();
+        Object::open(&mut json).close();
+        assert_eq!(json, b"{}");
+    }
+}
