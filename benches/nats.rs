@@ -101,7 +101,7 @@ fn records(range: std::ops::Range<usize>) -> Vec<CostRecord> {
                 first + 24 * i32::try_from(n % 60).unwrap(),
             )
             .unwrap(),
-            service: format!("Amazon Service Number {:06}", n / 60),
+            service: format!("Amazon Service Number {:06}", n / 60).into(),
             group: None,
             amounts: [CostMetric::AmortizedCost, CostMetric::UnblendedCost]
                 .into_iter()

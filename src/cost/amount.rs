@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, str::FromStr};
 
+use compact_str::{CompactString, ToCompactString as _};
 use rust_decimal::Decimal;
 
 /// A figure of AWS: its own text for people and events, its value for comparisons.
@@ -9,8 +10,8 @@ use rust_decimal::Decimal;
 /// Equality is by value and unit: `1.10 USD` equals `1.1 USD`.
 #[derive(Clone, Debug)]
 pub struct Amount {
-    text: String,
-    unit: String,
+    text: CompactString,
+    unit: CompactString,
     value: Decimal,
 }
 
@@ -26,10 +27,14 @@ impl Amount {
     ///
     /// # Errors
     /// When the text is no decimal number or cannot be held without rounding.
-    pub fn parse(text: String, unit: String) -> Result<Self, AmountError> {
+    pub fn parse(
+        text: impl Into<CompactString>,
+        unit: impl Into<CompactString>,
+    ) -> Result<Self, AmountError> {
+        let (text, unit) = (text.into(), unit.into());
         match parse_plain(&text).or_else(|| parse_exact(&text)) {
             Some(value) => Ok(Self { text, unit, value }),
-            None => Err(AmountError { text }),
+            None => Err(AmountError { text: text.into() }),
         }
     }
 
@@ -40,7 +45,9 @@ impl Amount {
     /// As [`Amount::parse`].
     pub fn parse_after(before: Option<&Self>, text: String, unit: String) -> Result<Self, AmountError> {
         match before {
-            Some(before) if before.text == text => Ok(Self { text, unit, value: before.value }),
+            Some(before) if before.text == text => {
+                Ok(Self { text: text.into(), unit: unit.into(), value: before.value })
+            }
             _ => Self::parse(text, unit),
         }
     }
@@ -52,12 +59,12 @@ impl Amount {
     }
 
     /// An amount of which only the value is known; its text is the plain decimal.
-    pub fn from_value(value: Decimal, unit: impl Into<String>) -> Self {
-        Self { text: value.to_string(), unit: unit.into(), value }
+    pub fn from_value(value: Decimal, unit: impl Into<CompactString>) -> Self {
+        Self { text: value.to_compact_string(), unit: unit.into(), value }
     }
 
     /// Zero in a unit; its text is `0`, as AWS writes it.
-    pub fn zero(unit: impl Into<String>) -> Self {
+    pub fn zero(unit: impl Into<CompactString>) -> Self {
         Self::from_value(Decimal::ZERO, unit)
     }
 

@@ -12,6 +12,7 @@ pub use period::{Granularity, Period, PeriodError, midnight, utc_date};
 
 use std::fmt;
 
+use compact_str::CompactString;
 use smallvec::SmallVec;
 
 /// A cost metric of Cost Explorer: seven views of the same money, never to be added up.
@@ -118,9 +119,9 @@ pub struct CostRecord {
     /// The period the figures are for.
     pub period: Period,
     /// AWS's display name of the service, such as `Amazon Relational Database Service`.
-    pub service: String,
+    pub service: CompactString,
     /// The value of the second grouping, where there is one; empty for rows without that tag.
-    pub group: Option<String>,
+    pub group: Option<CompactString>,
     /// One figure per configured metric.
     pub amounts: Amounts,
     /// AWS's flag: the month is still open.

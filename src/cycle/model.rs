@@ -364,7 +364,7 @@ fn record(day: i8, service: usize, cents: i64, estimated: bool) -> CostRecord {
     let amount = Amount::from_value(Decimal::new(cents, 2), "USD");
     CostRecord {
         period: Period::day(jiff::civil::date(2026, 3, day)),
-        service: SERVICES[service].to_owned(),
+        service: SERVICES[service].into(),
         group: None,
         amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
         estimated,

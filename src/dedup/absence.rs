@@ -153,7 +153,7 @@ mod tests {
         let amount = Amount::parse("1".to_owned(), "USD".to_owned()).unwrap();
         CostRecord {
             period: Period::from_label(day).unwrap(),
-            service: service.to_owned(),
+            service: service.into(),
             group: None,
             amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
             estimated: true,

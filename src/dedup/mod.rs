@@ -112,7 +112,7 @@ mod tests {
         let amount = Amount::parse(amount.to_owned(), "USD".to_owned()).unwrap();
         CostRecord {
             period: Period::from_label("2026-03-01").unwrap(),
-            service: "Tax".to_owned(),
+            service: "Tax".into(),
             group: None,
             amounts: [(CostMetric::UnblendedCost, amount)].into_iter().collect(),
             estimated,

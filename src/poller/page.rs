@@ -95,7 +95,13 @@ fn push_record(
     if let Err(problem) = read_amounts(&mut amounts, group.metrics.unwrap_or_default(), &query.metrics) {
         return Err(Malformed(format!("the row `{service}` of `{period}` {problem}")));
     }
-    records.push(CostRecord { period, service, group: group_value, amounts, estimated });
+    records.push(CostRecord {
+        period,
+        service: service.into(),
+        group: group_value.map(Into::into),
+        amounts,
+        estimated,
+    });
     Ok(())
 }
 

@@ -149,8 +149,8 @@ impl Outgoing {
             event: factory.event_of(event_id, change, group_names),
             record: StateRecord {
                 period: change.key.period,
-                service: change.key.service.to_owned(),
-                group: change.key.group.map(str::to_owned),
+                service: change.key.service.into(),
+                group: change.key.group.map(Into::into),
                 statement: change.statement(),
                 event_id,
             },

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -21,9 +22,9 @@ pub struct StateRecord {
     /// The period of the key.
     pub period: Period,
     /// AWS's display name of the service.
-    pub service: String,
+    pub service: CompactString,
     /// The second group's value.
-    pub group: Option<String>,
+    pub group: Option<CompactString>,
     /// The state.
     pub statement: Statement,
     /// The newest event's id.
@@ -130,7 +131,7 @@ impl StateRecord {
             .map(|Figure(metric, text, unit)| {
                 let metric = CostMetric::from_aws_name(&metric)
                     .ok_or_else(|| malformed(&format!("no metric `{metric}`")))?;
-                let amount = Amount::parse(text.into_owned(), unit.into_owned());
+                let amount = Amount::parse(text, unit);
                 Ok((metric, amount.map_err(|e| malformed(&e))?))
             })
             .collect::<Result<_, RecordError>>()?;
@@ -142,8 +143,8 @@ impl StateRecord {
         Ok(Self {
             period: Period::from_label(&stored.period)
                 .ok_or_else(|| malformed(&format!("no period `{}`", stored.period)))?,
-            service: stored.service.into_owned(),
-            group: stored.group.map(Cow::into_owned),
+            service: stored.service.into(),
+            group: stored.group.map(Into::into),
             statement: Statement {
                 revision: stored.revision,
                 amounts,
@@ -173,8 +174,8 @@ mod tests {
     fn record() -> StateRecord {
         StateRecord {
             period: Period::from_label("2026-03-01T05").unwrap(),
-            service: "EC2 - Other".to_owned(),
-            group: Some(String::new()),
+            service: "EC2 - Other".into(),
+            group: Some(CompactString::default()),
             statement: Statement {
                 revision: 7,
                 amounts: crate::event::tests::amounts("-0.0000000289"),

@@ -19,25 +19,35 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StatedData<'a> {
-    service: String,
+    #[serde(borrow)]
+    service: Cow<'a, str>,
     #[serde(borrow)]
     granularity: Cow<'a, str>,
     period_start: Timestamp,
     estimated: bool,
     groups: Option<BTreeMap<String, String>>,
-    amortized_cost: Option<Figure>,
-    blended_cost: Option<Figure>,
-    net_amortized_cost: Option<Figure>,
-    net_unblended_cost: Option<Figure>,
-    normalized_usage_amount: Option<Figure>,
-    unblended_cost: Option<Figure>,
-    usage_quantity: Option<Figure>,
+    #[serde(borrow)]
+    amortized_cost: Option<Figure<'a>>,
+    #[serde(borrow)]
+    blended_cost: Option<Figure<'a>>,
+    #[serde(borrow)]
+    net_amortized_cost: Option<Figure<'a>>,
+    #[serde(borrow)]
+    net_unblended_cost: Option<Figure<'a>>,
+    #[serde(borrow)]
+    normalized_usage_amount: Option<Figure<'a>>,
+    #[serde(borrow)]
+    unblended_cost: Option<Figure<'a>>,
+    #[serde(borrow)]
+    usage_quantity: Option<Figure<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Figure {
-    amount: String,
-    unit: String,
+struct Figure<'a> {
+    #[serde(borrow)]
+    amount: Cow<'a, str>,
+    #[serde(borrow)]
+    unit: Cow<'a, str>,
 }
 
 impl StatedData<'_> {
@@ -83,8 +93,8 @@ impl StatedData<'_> {
         let removed = change == ChangeKind::Removed.name();
         Ok(StateRecord {
             period,
-            service: self.service,
-            group: self.groups.and_then(|groups| groups.into_values().next()),
+            service: self.service.into(),
+            group: self.groups.and_then(|groups| groups.into_values().next()).map(Into::into),
             statement: Statement {
                 revision,
                 amounts,

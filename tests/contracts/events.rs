@@ -46,8 +46,8 @@ impl History {
             let (amounts, estimated) = answer.clone().unwrap_or_default();
             let record = CostRecord {
                 period: self.period,
-                service: self.service.clone(),
-                group: self.group.as_ref().map(|(value, _)| value.clone()),
+                service: self.service.as_str().into(),
+                group: self.group.as_ref().map(|(value, _)| value.as_str().into()),
                 amounts,
                 estimated,
             };

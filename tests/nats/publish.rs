@@ -168,11 +168,11 @@ async fn an_event_that_is_too_large_is_refused_alone() {
     let mut poller = Poller::new(Nats::new(config));
     let mut batch = records(3, 100);
     // One over the stream's limit, one over the server's.
-    batch[1].service = "x".repeat(5000);
+    batch[1].service = "x".repeat(5000).into();
     batch.push(record("2026-11-22", &"y".repeat(2_000_000), 100));
     // The slug of a name is in the subject, which has a limit of its own.
-    batch[1].service = "日".repeat(2000);
-    batch[3].service = "本".repeat(500_000);
+    batch[1].service = "日".repeat(2000).into();
+    batch[3].service = "本".repeat(500_000).into();
     let deliveries = poller.attempt(&batch, second(0)).await.unwrap();
     let stored: Vec<_> = deliveries.iter().map(|d| matches!(d, Delivery::Stored(_))).collect();
     assert_eq!(stored, [true, false, true, false], "{deliveries:?}");

@@ -226,7 +226,7 @@ pub(crate) fn record(day: &str, service: &str, cents: i64) -> CostRecord {
     let text = format!("{}.{:02}", cents / 100, cents % 100);
     CostRecord {
         period: Period::from_label(day).unwrap(),
-        service: service.to_owned(),
+        service: service.into(),
         group: None,
         amounts: [(CostMetric::UnblendedCost, Amount::parse(text, "USD".to_owned()).unwrap())]
             .into_iter()

@@ -104,7 +104,7 @@ impl<T: Transport> Transport for Observed<T> {
                     row: Row {
                         revision: statement.revision,
                         date: outgoing.record.period.date(),
-                        service: outgoing.record.service.clone(),
+                        service: outgoing.record.service.to_string(),
                         amount: statement.amounts.last()?.1.value(),
                         estimated: statement.estimated,
                     },

@@ -91,7 +91,7 @@ impl Show {
                 };
                 let service = match record.group.as_deref() {
                     Some(group) if !group.is_empty() => format!("{} / {group}", record.service),
-                    _ => record.service,
+                    _ => record.service.into(),
                 };
                 row(
                     buffer,

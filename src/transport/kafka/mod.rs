@@ -247,7 +247,7 @@ impl Inner {
             |key| key.is_connection() || key.scope == scope,
             |offset, read, event| {
                 match read {
-                    Read::Key { scope: of, record } if of == scope => {
+                    Read::Key { scope: of, record } if of == *scope => {
                         let stored = event.is_none_or(|(at, event)| self.view().holds_event(at, event));
                         if stored {
                             ledger.apply(&record.key(), &record.statement);
@@ -333,7 +333,7 @@ impl Inner {
             }
             Ok(())
         };
-        let end = self.read(partition, from, Until::Committed, || {}, RecordKey::is_connection, note)?;
+        let end = self.read(partition, from, Until::Committed, || {}, |key| key.is_connection(), note)?;
         self.view().set_scanned(partition, end);
         Ok(())
     }
@@ -414,7 +414,7 @@ impl Inner {
                     Read::Key { scope, record } => {
                         let key =
                             format!("{}\0{}\0{:?}", record.period.label(), record.service, record.group);
-                        records.entry(scope).or_default().insert(key, *record);
+                        records.entry(scope.into()).or_default().insert(key, record);
                     }
                     Read::Connection { scope, record } => self.view().note(scope, offset, *record),
                 }

@@ -2,6 +2,9 @@
 //!
 //! The layout is fixed: a later version reads what this one wrote.
 
+use std::borrow::Cow;
+
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -19,27 +22,28 @@ pub(super) const EVENT_HEADER: &str = "event";
 /// What a record is about: compaction keeps the newest of each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RecordKey {
-    pub(super) scope: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    period: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    service: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    group: Option<String>,
+pub(super) struct RecordKey<'a> {
+    #[serde(borrow)]
+    pub(super) scope: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    period: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    service: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    group: Option<Cow<'a, str>>,
 }
 
-impl RecordKey {
-    pub(super) fn connection(scope: &str) -> Self {
-        Self { scope: scope.to_owned(), period: None, service: None, group: None }
+impl<'a> RecordKey<'a> {
+    pub(super) fn connection(scope: &'a str) -> Self {
+        Self { scope: scope.into(), period: None, service: None, group: None }
     }
 
-    pub(super) fn of(scope: &str, record: &StateRecord) -> Self {
+    pub(super) fn of(scope: &'a str, record: &'a StateRecord) -> Self {
         Self {
-            scope: scope.to_owned(),
-            period: Some(record.period.label()),
-            service: Some(record.service.clone()),
-            group: record.group.clone(),
+            scope: scope.into(),
+            period: Some(record.period.label().into()),
+            service: Some((&*record.service).into()),
+            group: record.group.as_deref().map(Cow::Borrowed),
         }
     }
 
@@ -84,7 +88,7 @@ pub(super) fn partition_of(scope: &str, partitions: i32) -> i32 {
 
 /// A record of the state topic, as read.
 pub(super) enum Read {
-    Key { scope: String, record: Box<StateRecord> },
+    Key { scope: CompactString, record: StateRecord },
     Connection { scope: String, record: Box<ConnectionRecord> },
 }
 
@@ -96,7 +100,7 @@ pub(super) fn read(
     place: &str,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    wanted: impl FnOnce(&RecordKey) -> bool,
+    wanted: impl FnOnce(&RecordKey<'_>) -> bool,
 ) -> Result<Option<Read>, TransportError> {
     let foreign = |why: &dyn std::fmt::Display| {
         TransportError::new(Kind::Foreign, format!("the record `{place}` is not of this program: {why}"))
@@ -105,7 +109,7 @@ pub(super) fn read(
     let (Some(key), Some(value)) = (key, value) else {
         return Err(foreign(&"it has no key or no value"));
     };
-    let key: RecordKey = serde_json::from_slice(key).map_err(|e| foreign(&e))?;
+    let key: RecordKey<'_> = serde_json::from_slice(key).map_err(|e| foreign(&e))?;
     if !wanted(&key) {
         return Ok(None);
     }
@@ -119,11 +123,11 @@ pub(super) fn read(
             return Err(newer(place, &format!("version {version}, this program reads up to {VERSION}")));
         }
         let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
-        return Ok(Some(Read::Connection { scope: key.scope, record: Box::new(record) }));
+        return Ok(Some(Read::Connection { scope: key.scope.into_owned(), record: Box::new(record) }));
     }
     let text = std::str::from_utf8(value).map_err(|e| foreign(&e))?;
     match StateRecord::from_json(text) {
-        Ok(record) => Ok(Some(Read::Key { scope: key.scope, record: Box::new(record) })),
+        Ok(record) => Ok(Some(Read::Key { scope: key.scope.into(), record })),
         Err(error @ RecordError::Newer(_)) => Err(newer(place, &error.to_string())),
         Err(error) => Err(foreign(&error)),
     }

@@ -174,7 +174,7 @@ impl Store {
                 put_record.execute(params![
                     scope,
                     record.period.label(),
-                    record.service,
+                    record.service.as_str(),
                     record.group.as_deref().unwrap_or_default(),
                     record.to_json(),
                 ])?;
