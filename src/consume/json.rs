@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
+use crate::event::all_plain;
+
 /// Deeper values are refused, as `serde_json` does.
 const DEPTH: usize = 128;
 
@@ -49,20 +51,6 @@ const PLAIN: [bool; 256] = {
     plain[b'\\' as usize] = false;
     plain
 };
-
-/// Whether eight bytes within a string all stand for themselves: none is a quote, a backslash, or
-/// below a space.
-const fn all_plain(bytes: u64) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH: u64 = ONES * 0x80;
-    let quote = bytes ^ (ONES * b'"' as u64);
-    let backslash = bytes ^ (ONES * b'\\' as u64);
-    // A byte that is too small borrows from its high bit; one that had it set before is large.
-    let small = (quote.wrapping_sub(ONES) & !quote)
-        | (backslash.wrapping_sub(ONES) & !backslash)
-        | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
-    small & HIGH == 0
-}
 
 impl Scan<'_> {
     fn peek(&self) -> Option<u8> {

@@ -2,8 +2,12 @@
 //!
 //! Two different keys never have the same text; the value of a key is no part of it.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
 use super::{GroupBy, Period};
@@ -62,12 +66,15 @@ impl CostKey<'_> {
 
     /// `subject`: `2023-01-27/amazon-relational-database-service`, and the second group's slug.
     pub fn subject(&self) -> String {
+        self.subject_by(&Slugs::default())
+    }
+
+    /// The same, with slugs made before.
+    pub fn subject_by(&self, slugs: &Slugs) -> String {
         let mut text = self.period.label();
-        text.push('/');
-        text.push_str(&slug(self.service));
-        if let Some(group) = self.group {
+        for name in [Some(self.service), self.group].into_iter().flatten() {
             text.push('/');
-            text.push_str(&slug(group));
+            slugs.push(name, &mut text);
         }
         text
     }
@@ -101,6 +108,29 @@ pub fn slug(name: &str) -> String {
         slug.push_str(&query_digest(name));
     }
     slug
+}
+
+/// Slugs by their names: a page has the same few services and accounts on each of its days.
+#[derive(Clone, Debug, Default)]
+pub struct Slugs(Arc<Mutex<HashMap<Box<str>, Box<str>>>>);
+
+impl Slugs {
+    /// So many are kept; names of tags can be without number.
+    const MOST: usize = 4096;
+
+    /// Appends the [`slug`] of a name.
+    pub fn push(&self, name: &str, text: &mut String) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slug) = known.get(name) {
+            return text.push_str(slug);
+        }
+        if known.len() == Self::MOST {
+            known.clear();
+        }
+        let slug = slug(name);
+        text.push_str(&slug);
+        known.insert(name.into(), slug.into());
+    }
 }
 
 /// Whether the slug of the name can be read back: words `[A-Z][a-z0-9]*` with single spaces.

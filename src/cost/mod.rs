@@ -7,7 +7,7 @@ mod key;
 mod period;
 
 pub use amount::{Amount, AmountError};
-pub use key::{CostKey, Scope, query_digest, slug};
+pub use key::{CostKey, Scope, Slugs, query_digest, slug};
 pub use period::{Granularity, Period, PeriodError, midnight, utc_date};
 
 use std::fmt;

@@ -177,21 +177,17 @@ impl Period {
         self.next().start_text()
     }
 
-    /// The date, with room for an hour behind it. A row has half a dozen of these, digits put one by one
-    /// are a tenth of the general way.
+    /// The date, with room for an hour behind it. A row has half a dozen of these, and digits put one by
+    /// one take a tenth of the general way.
     fn date_text(self) -> String {
         let date = self.date();
         let Ok(year) = u16::try_from(date.year()) else { return date.to_string() };
+        let (month, day) = (u16::from(date.month().unsigned_abs()), u16::from(date.day().unsigned_abs()));
         let mut text = String::with_capacity(20);
-        let two = |number: u16| [number / 10 % 10, number % 10];
-        let digits = |digits: [u16; 2], text: &mut String| {
-            text.extend(digits.map(|digit| char::from(b"0123456789"[usize::from(digit)])));
-        };
-        digits(two(year / 100), &mut text);
-        digits(two(year % 100), &mut text);
-        for part in [date.month(), date.day()] {
-            text.push('-');
-            digits(two(part.unsigned_abs().into()), &mut text);
+        let parts = [year / 100, year % 100, month, day].map(two_digits);
+        for (part, separator) in parts.iter().zip(["", "", "-", "-"]) {
+            text.push_str(separator);
+            text.push_str(part);
         }
         text
     }
@@ -205,11 +201,16 @@ impl fmt::Display for Period {
 
 /// `T13`: the hour of the day.
 fn push_hour(text: &mut String, hours: i32) {
-    let hour = hours.rem_euclid(24).unsigned_abs() as usize;
     text.push('T');
-    for digit in [hour / 10, hour % 10] {
-        text.push(char::from(b"0123456789"[digit]));
-    }
+    text.push_str(two_digits(u16::try_from(hours.rem_euclid(24)).unwrap_or(0)));
+}
+
+/// A number below a hundred.
+fn two_digits(number: u16) -> &'static str {
+    const DIGITS: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+                          5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+    let place = usize::from(number % 100) * 2;
+    &DIGITS[place..place + 2]
 }
 
 fn at_hour(hours: i32) -> Timestamp {

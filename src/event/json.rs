@@ -14,15 +14,30 @@ impl<'a> Object<'a> {
         Self { json, empty: true }
     }
 
-    /// A member whose value the caller writes.
+    /// A member whose value the caller writes. Its name, and that of every member, is one of ours or of
+    /// an attribute, which has nothing to escape.
     pub(crate) fn value(&mut self, name: &str) -> &mut Vec<u8> {
+        debug_assert!(is_plain(name.as_bytes()), "a name to escape: {name}");
+        if !self.empty {
+            self.json.push(b',');
+        }
+        self.empty = false;
+        self.json.push(b'"');
+        self.json.extend_from_slice(name.as_bytes());
+        self.json.extend_from_slice(b"\":");
+        self.json
+    }
+
+    /// A text under any name.
+    pub(crate) fn named(&mut self, name: &str, value: &str) -> &mut Self {
         if !self.empty {
             self.json.push(b',');
         }
         self.empty = false;
         put_text(self.json, name);
         self.json.push(b':');
-        self.json
+        put_text(self.json, value);
+        self
     }
 
     /// A text.
@@ -57,17 +72,36 @@ pub(crate) fn put_number(json: &mut Vec<u8>, value: i64) {
 /// A JSON string. Nearly no text has anything to escape, and to see that is ten times as fast as to
 /// escape it byte by byte.
 pub(crate) fn put_text(json: &mut Vec<u8>, text: &str) {
-    // Without a branch per byte, sixteen are looked at in one.
-    let escaped = text.bytes().fold(0, |escaped, byte| {
-        escaped | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
-    });
-    if escaped == 0 {
+    if is_plain(text.as_bytes()) {
+        json.reserve(text.len() + 2);
         json.push(b'"');
         json.extend_from_slice(text.as_bytes());
         json.push(b'"');
     } else {
         serde_json::to_writer(json, text).expect("a vector takes everything");
     }
+}
+
+/// Whether a text within quotes stands for itself.
+fn is_plain(text: &[u8]) -> bool {
+    let (words, rest) = text.as_chunks();
+    let mut word = [b' '; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    words.iter().all(|word| all_plain(u64::from_le_bytes(*word))) && all_plain(u64::from_le_bytes(word))
+}
+
+/// Whether eight bytes within a string all stand for themselves: none is a quote, a backslash, or
+/// below a space.
+pub(crate) const fn all_plain(bytes: u64) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = ONES * 0x80;
+    let quote = bytes ^ (ONES * b'"' as u64);
+    let backslash = bytes ^ (ONES * b'\\' as u64);
+    // A byte that is too small borrows from its high bit; one that had it set before is large.
+    let small = (quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash)
+        | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
+    small & HIGH == 0
 }
 
 #[cfg(test)]
@@ -85,7 +119,7 @@ mod tests {
             let mut object = Object::open(&mut json);
             object.number("number", number).flag("flag", flag);
             for (place, text) in texts.iter().enumerate() {
-                object.text(&format!("{place}{text}"), text);
+                object.named(&format!("{place}{text}"), text);
             }
             object.close();
             let read: Value = serde_json::from_slice(&json).unwrap();

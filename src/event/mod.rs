@@ -8,7 +8,7 @@ mod validate;
 mod wire;
 
 pub use cloudevents::Event;
-pub(crate) use json::{Object, put_number, put_text};
+pub(crate) use json::{Object, all_plain, put_number, put_text};
 pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
@@ -23,7 +23,7 @@ use url::Url;
 use uuid::{Uuid, uuid};
 
 use crate::{
-    cost::{Amounts, Granularity, Scope},
+    cost::{Amounts, Granularity, Scope, Slugs},
     dedup::{Change, ChangeKind},
 };
 
@@ -40,15 +40,20 @@ pub(crate) const SCHEMA_VERSION: &str = "1.0.0";
 #[derive(Clone, Debug)]
 pub struct EventFactory {
     scope: Scope,
+    /// The first segment of every key.
+    segment: String,
     types: [String; 2],
     schemas: [Url; 2],
+    slugs: Slugs,
 }
 
 impl EventFactory {
     /// The events of a scope, typed `<type_prefix>.daily` and `<type_prefix>.hourly`.
     pub fn new(scope: Scope, type_prefix: &str) -> Self {
         Self {
+            segment: scope.segment(),
             scope,
+            slugs: Slugs::default(),
             types: Granularity::ALL.map(|granularity| format!("{type_prefix}.{granularity}")),
             schemas: Granularity::ALL.map(schema_url),
         }
@@ -67,9 +72,8 @@ impl EventFactory {
     /// The same, where the change's id is known already.
     pub fn event_of(&self, id: Uuid, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
         let granularity = change.key.period.granularity() as usize;
-        let partition_key = change.key.partition_key(&self.scope);
-        // The key without account and granularity, which have no `/` in them.
-        let subject = partition_key.splitn(3, '/').last().unwrap_or_default().to_owned();
+        let subject = change.key.subject_by(&self.slugs);
+        let partition_key = [&self.segment, change.key.period.granularity().name(), &subject].join("/");
         let data = self.data(change, group_names);
         EventBuilderV10::new()
             .id(id.to_string())
@@ -133,7 +137,7 @@ impl EventFactory {
         json.push(b'[');
         put_text(&mut json, &self.scope.source);
         for text in [
-            Some(&*self.scope.segment()),
+            Some(&*self.segment),
             Some(change.key.period.granularity().name()),
             Some(&*change.key.period.label()),
             Some(change.key.service),
@@ -175,7 +179,7 @@ pub(crate) fn uuid_v5(namespace: Uuid, name: &[u8]) -> Uuid {
 /// One member in an object of its own.
 fn put_one(json: &mut Vec<u8>, name: &str, value: &str) {
     let mut object = Object::open(json);
-    object.text(name, value);
+    object.named(name, value);
     object.close();
 }
 
