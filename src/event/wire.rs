@@ -73,7 +73,8 @@ pub fn encode(
     };
     let mut message = match mode {
         ContentMode::Binary => {
-            let writer = BinaryWriter { binding, message: WireMessage::default() };
+            let headers = Vec::with_capacity(12);
+            let writer = BinaryWriter { binding, message: WireMessage { headers, ..WireMessage::default() } };
             BinaryDeserializer::deserialize_binary(event, writer)?
         }
         ContentMode::Structured => {
@@ -150,6 +151,7 @@ pub fn decode(message: WireMessage, binding: Binding) -> std::result::Result<Eve
 fn canonical(value: MessageAttributeValue) -> String {
     match value {
         MessageAttributeValue::DateTime(time) => rfc3339(&time),
+        MessageAttributeValue::String(text) => text,
         other => other.to_string(),
     }
 }
@@ -166,11 +168,11 @@ struct BinaryWriter {
 impl BinaryWriter {
     fn put(mut self, name: &str, value: MessageAttributeValue) -> Self {
         let value = canonical(value);
-        let header = match self.binding {
-            Binding::Kafka => (kafka_header(name), value),
-            Binding::Nats => (Cow::Owned(format!("ce-{name}")), percent_encode(value)),
+        let value = match self.binding {
+            Binding::Kafka => value,
+            Binding::Nats => percent_encode(value),
         };
-        self.message.headers.push(header);
+        self.message.headers.push((header(self.binding, name), value));
         self
     }
 }
@@ -200,10 +202,38 @@ impl BinarySerializer<WireMessage> for BinaryWriter {
     }
 }
 
-fn kafka_header(name: &str) -> Cow<'static, str> {
-    match name {
-        "datacontenttype" => Cow::Borrowed("content-type"),
-        _ => Cow::Owned(format!("ce_{name}")),
+/// The header of an attribute; of those our events have it is known without making it.
+fn header(binding: Binding, name: &str) -> Cow<'static, str> {
+    macro_rules! known {
+        ($prefix:literal, $content_type:literal, $($name:literal),*) => {
+            match name {
+                "datacontenttype" => Cow::Borrowed($content_type),
+                $($name => Cow::Borrowed(concat!($prefix, $name)),)*
+                _ => Cow::Owned(format!(concat!($prefix, "{}"), name)),
+            }
+        };
+    }
+    macro_rules! of {
+        ($prefix:literal, $content_type:literal) => {
+            known!(
+                $prefix,
+                $content_type,
+                "change",
+                "dataschema",
+                "id",
+                "partitionkey",
+                "revision",
+                "source",
+                "specversion",
+                "subject",
+                "time",
+                "type"
+            )
+        };
+    }
+    match binding {
+        Binding::Kafka => of!("ce_", "content-type"),
+        Binding::Nats => of!("ce-", "ce-datacontenttype"),
     }
 }
 

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     dedup::ConnectionState,
+    event::Object,
     transport::{RecordError, StateRecord, TransportError, TransportErrorKind as Kind},
 };
 
@@ -20,16 +21,16 @@ const VERSION: u32 = 1;
 pub(super) const EVENT_HEADER: &str = "event";
 
 /// What a record is about: compaction keeps the newest of each.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordKey<'a> {
     #[serde(borrow)]
     pub(super) scope: Cow<'a, str>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    #[serde(borrow, default)]
     period: Option<Cow<'a, str>>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    #[serde(borrow, default)]
     service: Option<Cow<'a, str>>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    #[serde(borrow, default)]
     group: Option<Cow<'a, str>>,
 }
 
@@ -52,7 +53,16 @@ impl<'a> RecordKey<'a> {
     }
 
     pub(super) fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("plain data")
+        let mut json = Vec::with_capacity(160);
+        let mut key = Object::open(&mut json);
+        key.text("scope", &self.scope);
+        for (name, text) in [("period", &self.period), ("service", &self.service), ("group", &self.group)] {
+            if let Some(text) = text {
+                key.text(name, text);
+            }
+        }
+        key.close();
+        String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
 }
 

@@ -3,6 +3,7 @@
 //! It is a bucket as every client knows it. What a state means is not decided here.
 
 use bytes::Bytes;
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -62,7 +63,7 @@ impl Nats {
         value: Vec<u8>,
     ) -> Result<(), TransportError> {
         let name = layout::bucket_stream(&self.config.bucket);
-        let stream = js.stream(&name).await?;
+        let bucket = js.stream(&name).await?;
         let subject = layout::bucket_key(&self.config.bucket, scope);
         let mut seed = format!("{subject}/{}/", known.revision).into_bytes();
         seed.extend_from_slice(&value);
@@ -73,9 +74,9 @@ impl Nats {
             headers: Vec::new(),
             payload: Bytes::from(value.clone()),
         };
-        let publisher = self.publisher(js, &stream, &name);
+        let publisher = self.publisher(js, &bucket, &name);
         let publisher = Publisher { compare_and_set: true, ..publisher };
-        match publisher.publish(1, std::iter::once(Ok(item))).await?.as_slice() {
+        match publisher.publish(1, stream::iter([Ok(item)])).await?.as_slice() {
             [Delivery::Stored(revision)] => {
                 let known = Known { revision: *revision, value, ..known.clone() };
                 self.scopes().insert(scope.to_owned(), known);

@@ -30,10 +30,11 @@ mod subject;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
@@ -50,8 +51,12 @@ use super::{
 use crate::{
     config::NatsConfig,
     dedup::{ConnectionState, Ledger},
-    event::{Binding, encode},
+    event::{Binding, ContentMode, encode},
 };
+
+/// How many events are encoded at once: a page's worth would be held twice, one alone costs a thread's
+/// turn.
+const ENCODED: usize = 256;
 
 /// JetStream as the output and the state. It connects when first used, and then for ever.
 #[derive(Debug)]
@@ -238,20 +243,47 @@ impl Nats {
         Ok(())
     }
 
-    fn item(&self, scope: &str, outgoing: Outgoing) -> Result<Item, TransportError> {
-        let Outgoing { event, record, expected } = outgoing;
-        let message = encode(event, Binding::Nats, self.config.content_mode)
-            .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
-        Ok(Item {
-            subject: subject::of_record(&self.config.subject_prefix, scope, &record),
-            id: record.event_id,
-            expected,
-            // Names and values have no line breaks: attributes are checked with the configuration,
-            // and texts of AWS come as slugs or in the payload.
-            headers: message.headers,
-            payload: Bytes::from(message.payload),
+    /// Events as messages, some at a time on a thread of their own: the next are made while these are
+    /// sent.
+    fn encoded(
+        &self,
+        scope: &str,
+        events: Vec<Outgoing>,
+    ) -> impl Stream<Item = Result<Item, TransportError>> + Send + use<> {
+        let place: Arc<(String, String)> = Arc::new((self.config.subject_prefix.clone(), scope.to_owned()));
+        let mode = self.config.content_mode;
+        let mut events = events.into_iter();
+        let chunks = std::iter::from_fn(move || {
+            let chunk: Vec<_> = events.by_ref().take(ENCODED).collect();
+            let place = Arc::clone(&place);
+            (!chunk.is_empty()).then(|| {
+                tokio::task::spawn_blocking(move || {
+                    let items = chunk.into_iter().map(|outgoing| item(&place.0, &place.1, mode, outgoing));
+                    items.collect::<Vec<_>>()
+                })
+            })
+        });
+        // One is waited for, one is being made.
+        stream::iter(chunks).buffered(2).flat_map(|encoded| {
+            let failed = |e| TransportError::new(Kind::Unknown, format!("encoding failed: {e}"));
+            stream::iter(encoded.unwrap_or_else(|e| vec![Err(failed(e))]))
         })
     }
+}
+
+fn item(prefix: &str, scope: &str, mode: ContentMode, outgoing: Outgoing) -> Result<Item, TransportError> {
+    let Outgoing { event, record, expected } = outgoing;
+    let message = encode(event, Binding::Nats, mode)
+        .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
+    Ok(Item {
+        subject: subject::of_record(prefix, scope, &record),
+        id: record.event_id,
+        expected,
+        // Names and values have no line breaks: attributes are checked with the configuration,
+        // and texts of AWS come as slugs or in the payload.
+        headers: message.headers,
+        payload: Bytes::from(message.payload),
+    })
 }
 
 impl Transport for Nats {
@@ -298,8 +330,7 @@ impl Transport for Nats {
             let stream = js.stream(&self.config.stream).await?;
             let publisher = self.publisher(js, &stream, &self.config.stream);
             let count = events.len();
-            let items = events.into_iter().map(|outgoing| self.item(&scope, outgoing));
-            deliveries = publisher.publish(count, items).await?;
+            deliveries = publisher.publish(count, self.encoded(&scope, events)).await?;
         }
         if !unchanged {
             self.write(js, &scope, &known, value).await?;

@@ -13,7 +13,11 @@
 //! Servers differ in the order of their checks: 2.9 and clusters call a stored publish a duplicate,
 //! a newer single server calls it a wrong last sequence. So neither is believed.
 
-use std::{borrow::Cow, collections::VecDeque, pin::Pin};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    pin::{Pin, pin},
+};
 
 use async_nats::{
     HeaderMap,
@@ -22,11 +26,11 @@ use async_nats::{
         context::{PublishError, PublishErrorKind},
         message::PublishMessage,
         publish::PublishAck,
-        stream::Stream,
+        stream::Stream as JetStreamStream,
     },
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -81,7 +85,7 @@ type Acknowledgement = Pin<Box<dyn Future<Output = Result<PublishAck, PublishErr
 /// Where and how to publish.
 pub(super) struct Publisher<'a> {
     pub(super) js: &'a JetStream,
-    pub(super) stream: &'a Stream<()>,
+    pub(super) stream: &'a JetStreamStream<()>,
     pub(super) name: &'a str,
     pub(super) timeout: std::time::Duration,
     pub(super) in_flight: usize,
@@ -91,12 +95,12 @@ pub(super) struct Publisher<'a> {
 
 impl Publisher<'_> {
     /// Stores so many messages or says why not; what was stored is then found by the next recovery.
-    /// Each is made when it is its turn and let go once it is acknowledged: encoding goes on while
+    /// Each is made a little ahead of its turn and let go once it is acknowledged: encoding goes on while
     /// the server works, and memory does not hold a batch twice.
     pub(super) async fn publish(
         &self,
         count: usize,
-        items: impl Iterator<Item = Result<Item, TransportError>> + Send,
+        items: impl Stream<Item = Result<Item, TransportError>> + Send,
     ) -> Result<Vec<Delivery>, TransportError> {
         let mut fates = self.send(count, items).await;
         self.look_up(&mut fates).await;
@@ -115,12 +119,13 @@ impl Publisher<'_> {
     async fn send(
         &self,
         count: usize,
-        items: impl Iterator<Item = Result<Item, TransportError>> + Send,
+        items: impl Stream<Item = Result<Item, TransportError>> + Send,
     ) -> Vec<Fate> {
         let mut fates: Vec<Fate> = (0..count).map(|_| Fate::NotSent).collect();
         let mut waiting: VecDeque<Sent> = VecDeque::new();
         let mut trouble = false;
-        for (index, item) in items.enumerate() {
+        let mut items = pin!(items.enumerate());
+        while let Some((index, item)) = items.next().await {
             if waiting.len() >= self.in_flight
                 && let Some(oldest) = waiting.pop_front()
             {
