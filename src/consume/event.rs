@@ -51,21 +51,22 @@ impl<'a> Event<'a> {
     pub fn read(line: &'a [u8]) -> Result<Self, NotOurs> {
         let no = |why: String| NotOurs(why);
         let text = std::str::from_utf8(line).map_err(|e| no(format!("it is no UTF-8: {e}")))?;
-        let members = json::members(text).map_err(|at| no(format!("it is no JSON object: byte {at}")))?;
-        let mut attributes: SmallVec<[_; 12]> = SmallVec::new();
+        let attributes = SmallVec::new();
+        let mut event = Self { line, attributes, data: "", granularity: Granularity::Daily, revision: 0 };
         let mut data = None;
         let mut seen = 0_u8;
-        for (name, value) in members {
+        let mut problem = None;
+        let whole = json::members(text, |name, value| {
             let value = match (name.as_ref(), value.as_bytes().first()) {
-                ("data", _) => {
-                    data = Some(value);
-                    continue;
-                }
-                ("data_base64", _) => return Err(no("its data is binary".to_owned())),
+                ("data", _) => return data = Some(value),
+                ("data_base64", _) => return problem = Some("its data is binary".to_owned()),
                 // Unset.
-                (_, Some(b'n')) => continue,
-                (_, Some(b'"')) => json::unescape(value).ok_or_else(|| no(format!("`{name}` is no text")))?,
-                (_, Some(b'{' | b'[')) => return Err(no(format!("`{name}` is no attribute"))),
+                (_, Some(b'n')) => return,
+                (_, Some(b'"')) => match json::unescape(value) {
+                    Some(text) => text,
+                    None => return problem = Some(format!("`{name}` is no text")),
+                },
+                (_, Some(b'{' | b'[')) => return problem = Some(format!("`{name}` is no attribute")),
                 _ => Cow::Borrowed(value),
             };
             if !value.is_empty()
@@ -73,9 +74,12 @@ impl<'a> Event<'a> {
             {
                 seen |= 1 << place;
             }
-            attributes.push((name, value));
+            event.attributes.push((name, value));
+        });
+        whole.map_err(|at| no(format!("it is no JSON object: byte {at}")))?;
+        if let Some(problem) = problem {
+            return Err(no(problem));
         }
-        let mut event = Self { line, attributes, data: "", granularity: Granularity::Daily, revision: 0 };
         event.check_version()?;
         if let Some(missing) = (0..REQUIRED.len()).find(|place| seen & (1 << place) == 0) {
             return Err(no(format!("it has no `{}`", REQUIRED[missing])));

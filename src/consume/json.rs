@@ -5,29 +5,24 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
-use crate::event::all_plain;
+use crate::event::plain_bytes;
 
 /// Deeper values are refused, as `serde_json` does.
 const DEPTH: usize = 128;
 
-/// The members of an object: names, and values as they are written.
-pub(super) type Members<'a> = SmallVec<[(Cow<'a, str>, &'a str); 14]>;
-
-/// Takes an object apart. The error is the byte at which it is no JSON object any more.
-pub(super) fn members(text: &str) -> Result<Members<'_>, usize> {
+/// Takes an object apart: gives the name of each member and its value as it is written to `each`. The
+/// error is the byte at which it is no JSON object any more; what was given out before is void then.
+pub(super) fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), usize> {
     let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
-    let mut members = Members::new();
-    scan.object(text, &mut members).ok_or(scan.at)?;
+    scan.object(text, &mut each).ok_or(scan.at)?;
     scan.space();
-    if scan.at == text.len() { Ok(members) } else { Err(scan.at) }
+    if scan.at == text.len() { Ok(()) } else { Err(scan.at) }
 }
 
 /// A string as it is written, without its quotes, decoded.
 pub(super) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
     let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
-    if inner.contains('\\') {
+    if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
         serde_json::from_str(quoted).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inner))
@@ -73,7 +68,7 @@ impl Scan<'_> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    fn object<'t>(&mut self, text: &'t str, members: &mut Members<'t>) -> Option<()> {
+    fn object<'t>(&mut self, text: &'t str, each: &mut impl FnMut(Cow<'t, str>, &'t str)) -> Option<()> {
         self.expect(b'{')?;
         self.space();
         if self.take(b'}').is_some() {
@@ -88,7 +83,7 @@ impl Scan<'_> {
             self.space();
             let start = self.at;
             self.value(1)?;
-            members.push((name, text.get(start..self.at)?));
+            each(name, text.get(start..self.at)?);
             self.space();
             if self.take(b',').is_none() {
                 return self.take(b'}');
@@ -143,10 +138,12 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<()> {
         self.take(b'"')?;
         loop {
-            while let Some(word) = self.bytes[self.at..].first_chunk()
-                && all_plain(u64::from_le_bytes(*word))
-            {
-                self.at += 8;
+            while let Some(word) = self.bytes[self.at..].first_chunk() {
+                let plain = plain_bytes(*word);
+                self.at += plain;
+                if plain < 8 {
+                    break;
+                }
             }
             while PLAIN[usize::from(self.peek()?)] {
                 self.at += 1;
@@ -230,8 +227,14 @@ mod tests {
 
     use super::*;
 
+    fn taken_apart(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>, usize> {
+        let mut found = Vec::new();
+        members(text, |name, value| found.push((name, value)))?;
+        Ok(found)
+    }
+
     fn check(text: &str) {
-        let ours = members(text);
+        let ours = taken_apart(text);
         // Numbers too large for a float are JSON all the same.
         let theirs = serde_json::from_str::<Map<String, Value>>(text);
         let large = theirs.as_ref().is_err_and(|e| e.to_string().contains("out of range"));
@@ -273,18 +276,18 @@ mod tests {
         ] {
             check(text);
         }
-        assert_eq!(members(r#"{"id":"1",}"#), Err(10), "where it goes wrong");
+        assert_eq!(taken_apart(r#"{"id":"1",}"#), Err(10), "where it goes wrong");
     }
 
     #[test]
-    fn eight_bytes_are_plain_if_each_of_them_is() {
+    fn eight_bytes_are_plain_up_to_the_first_that_is_not() {
         for byte in 0..=u8::MAX {
             for place in 0..8 {
                 for around in [b'a', b' ', 0x7f, 0x80, 0xff] {
                     let mut bytes = [around; 8];
                     bytes[place] = byte;
-                    let expected = bytes.iter().all(|byte| PLAIN[usize::from(*byte)]);
-                    assert_eq!(all_plain(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+                    let expected = bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]);
+                    assert_eq!(plain_bytes(bytes), expected.unwrap_or(8), "{bytes:?}");
                 }
             }
         }
@@ -293,8 +296,8 @@ mod tests {
     #[test]
     fn depth_is_limited() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-        assert!(members(&nested(100)).is_ok());
-        assert!(members(&nested(100_000)).is_err());
+        assert!(taken_apart(&nested(100)).is_ok());
+        assert!(taken_apart(&nested(100_000)).is_err());
     }
 
     fn value() -> impl Strategy<Value = Value> {

@@ -87,21 +87,23 @@ fn is_plain(text: &[u8]) -> bool {
     let (words, rest) = text.as_chunks();
     let mut word = [b' '; 8];
     word[..rest.len()].copy_from_slice(rest);
-    words.iter().all(|word| all_plain(u64::from_le_bytes(*word))) && all_plain(u64::from_le_bytes(word))
+    words.iter().chain([&word]).all(|word| plain_bytes(*word) == 8)
 }
 
-/// Whether eight bytes within a string all stand for themselves: none is a quote, a backslash, or
-/// below a space.
-pub(crate) const fn all_plain(bytes: u64) -> bool {
+/// How many of eight bytes within a string stand for themselves before the first that does not: a
+/// quote, a backslash, or one below a space.
+pub(crate) const fn plain_bytes(bytes: [u8; 8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH: u64 = ONES * 0x80;
+    let bytes = u64::from_le_bytes(bytes);
     let quote = bytes ^ (ONES * b'"' as u64);
     let backslash = bytes ^ (ONES * b'\\' as u64);
-    // A byte that is too small borrows from its high bit; one that had it set before is large.
+    // A byte that is too small borrows from its high bit, and perhaps from those behind it; one that had
+    // it set before is large.
     let small = (quote.wrapping_sub(ONES) & !quote)
         | (backslash.wrapping_sub(ONES) & !backslash)
         | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
-    small & HIGH == 0
+    (small & HIGH).trailing_zeros() as usize / 8
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod validate;
 mod wire;
 
 pub use cloudevents::Event;
-pub(crate) use json::{Object, all_plain, put_number, put_text};
+pub(crate) use json::{Object, plain_bytes, put_number, put_text};
 pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
