@@ -90,7 +90,7 @@ fn is_number(text: &str) -> bool {
 
 /// Between the tokens of JSON a line feed is as good as a space, and within a text there is none.
 pub(super) fn on_one_line(json: Bytes) -> Bytes {
-    if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+    if memchr::memchr2(b'\n', b'\r', &json).is_none() {
         return json;
     }
     json.iter()
