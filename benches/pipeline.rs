@@ -128,6 +128,7 @@ impl Bench {
             poll: PollConfig {
                 interval: Duration::from_hours(8),
                 claim_ttl: Duration::from_mins(2),
+                instance: None,
                 settle_days: 10,
                 publish_zero: false,
                 concurrency: 4,

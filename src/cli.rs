@@ -243,7 +243,7 @@ async fn serve<T: Transport>(
         clock: Clock::system(),
         metrics: Metrics::new(),
         readiness: Readiness::default(),
-        instance: gethostname::gethostname().to_string_lossy().into_owned(),
+        instance: config.poll.instance(),
     };
     // A single cycle needs no endpoints, and may run beside a service that has them.
     if let Some(listen) = config.admin.filter(|_| mode == Mode::Service) {

@@ -281,9 +281,9 @@ impl Metrics {
         self.0.forward_attempts.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    /// A forwarder is done with an event.
-    pub fn forwarded(&self, outcome: &'static str) {
-        self.0.forwarded.get_or_create(&OutcomeLabels { outcome }).inc();
+    /// A forwarder is done with so many events.
+    pub fn forwarded(&self, outcome: &'static str, events: u64) {
+        self.0.forwarded.get_or_create(&OutcomeLabels { outcome }).inc_by(events);
     }
 
     /// What the budget leaves.
@@ -310,7 +310,7 @@ mod tests {
         metrics.succeeded("main", "2026-03-01T00:00:00Z".parse().unwrap());
         metrics.ledger_rows("main", 3);
         metrics.forward_attempt("taken");
-        metrics.forwarded("delivered");
+        metrics.forwarded("delivered", 1);
         metrics.budget_left(Allowance::Requests(22));
         // Families are unordered.
         let text = metrics.render();

@@ -35,7 +35,7 @@ pub struct World {
     pub metrics: Metrics,
     /// Each connection's health.
     pub readiness: Readiness,
-    /// This process, in poll claims: the host name.
+    /// This process, in poll claims.
     pub instance: String,
 }
 

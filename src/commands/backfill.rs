@@ -67,7 +67,7 @@ pub async fn run(args: BackfillArgs, shutdown: CancellationToken) -> Exit {
         clock: Clock::system(),
         metrics: Metrics::new(),
         readiness: Readiness::default(),
-        instance: gethostname::gethostname().to_string_lossy().into_owned(),
+        instance: config.poll.instance(),
     };
     let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
     let request = match request(&args, &config, utc_date(world.clock.now()), is_terminal) {

@@ -70,6 +70,10 @@ pub(crate) struct PollSettings {
     /// How long a dead process may hold a poll, such as `2m`.
     #[schemars(extend("examples" = ["2m"]))]
     pub(crate) claim_ttl: String,
+    /// This process's name in poll claims, at most 64 of `[A-Za-z0-9._-]`; empty for the host name. Each
+    /// process with the same configuration needs one of its own.
+    #[schemars(length(max = 64))]
+    pub(crate) instance: String,
     /// The previous month is re-read until this day of the month, and always on the 1st.
     #[schemars(range(min = 0, max = 31))]
     pub(crate) settle_days: u8,
@@ -91,6 +95,7 @@ impl Default for PollSettings {
         Self {
             interval: "8h".to_owned(),
             claim_ttl: "2m".to_owned(),
+            instance: String::new(),
             settle_days: 10,
             publish_zero: false,
             concurrency: 4,

@@ -68,6 +68,8 @@ pub struct PollConfig {
     pub interval: Duration,
     /// How long a dead process may hold a poll.
     pub claim_ttl: Duration,
+    /// This process in poll claims; `None`: the host name.
+    pub instance: Option<String>,
     /// The previous month is re-read until this day of the month, 0 to 31.
     pub settle_days: u8,
     /// Whether rows that are zero and were never anything else are published.
@@ -78,6 +80,13 @@ pub struct PollConfig {
     pub max_pages: u32,
     /// How long a stop may take before unfinished work is left to the next start.
     pub grace: Duration,
+}
+
+impl PollConfig {
+    /// This process in poll claims.
+    pub fn instance(&self) -> String {
+        self.instance.clone().unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned())
+    }
 }
 
 /// `[budget]`: chargeable requests of all connections together; `None`: no cap.

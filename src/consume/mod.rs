@@ -184,6 +184,11 @@ impl Received {
     pub fn bytes(&self) -> &[u8] {
         &self.line
     }
+
+    /// The same, shared.
+    pub(crate) fn json(&self) -> Bytes {
+        self.line.clone()
+    }
 }
 
 /// What the feeder of a reader hands over; an empty batch says that the end was reached.
@@ -280,6 +285,11 @@ impl Reader {
             }
             self.ended = self.queue.is_empty();
         }
+    }
+
+    /// The next message, where it has come already.
+    pub fn at_hand(&mut self) -> Option<Received> {
+        self.queue.pop_front()
     }
 
     /// Moves the name's position behind a message this reader gave out: it and everything given out

@@ -184,6 +184,7 @@ impl World {
             poll: PollConfig {
                 interval: Duration::from_hours(8),
                 claim_ttl: Duration::from_mins(2),
+                instance: None,
                 settle_days: 0,
                 publish_zero: false,
                 concurrency: 1,

@@ -34,8 +34,10 @@ pub(super) fn structured(json: Bytes) -> Content {
 }
 
 /// Many events, from their JSON forms.
-pub(super) fn batch<'a>(events: impl IntoIterator<Item = &'a [u8]>) -> Content {
-    let mut body = vec![b'['];
+pub(super) fn batch<'a>(events: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>) -> Content {
+    let events = events.into_iter();
+    let mut body = Vec::with_capacity(events.clone().map(|json| json.len() + 1).sum::<usize>() + 1);
+    body.push(b'[');
     for json in events {
         if body.len() > 1 {
             body.push(b',');

@@ -233,7 +233,7 @@ mod tests {
 
     fn parcel() -> Parcel {
         let json = bytes::Bytes::from_static(br#"{"id":"1","data":{}}"#);
-        Parcel { id: "1".to_owned(), content: Ok(structured(json.clone())), json }
+        Parcel { id: "1".to_owned(), content: Some(Ok(structured(json.clone()))), json }
     }
 
     #[test]

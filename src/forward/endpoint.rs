@@ -45,8 +45,9 @@ const LONGEST_EXCERPT: usize = 200;
 pub(super) struct Parcel {
     /// The event's `id`.
     pub(super) id: String,
-    /// The event alone, as a request; or why it cannot be one.
-    pub(super) content: Result<Content, String>,
+    /// The event alone, as a request; or why it cannot be one. `None` for a batch of one, which is made
+    /// when it is needed.
+    pub(super) content: Option<Result<Content, String>>,
     /// Its JSON form.
     pub(super) json: Bytes,
 }
@@ -155,8 +156,9 @@ impl Endpoint {
 
     async fn deliver_one(&self, parcel: &Parcel) -> Outcome {
         match &parcel.content {
-            Ok(content) => self.try_until_taken(&parcel.id, content).await,
-            Err(why) => Outcome::Failed(Failure {
+            None => self.try_until_taken(&parcel.id, &batch([&*parcel.json])).await,
+            Some(Ok(content)) => self.try_until_taken(&parcel.id, content).await,
+            Some(Err(why)) => Outcome::Failed(Failure {
                 refused: true,
                 reason: why.clone(),
                 status: None,

@@ -5,19 +5,22 @@
 //! first that is not.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
+
+use hashbrown::{HashMap, hash_map::Entry};
 
 use crate::consume::Place;
 
 /// The events between reading and being done, `T` each.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
-    /// Waiting by key. A key is here from its first event to the end of its last.
+    /// What waits behind an event of its key that is ready or at work, by key. A key is here from its
+    /// first event to the end of its last.
     waiting: HashMap<Arc<str>, VecDeque<(Place, T)>>,
-    /// Keys that wait for nobody.
-    ready: VecDeque<Arc<str>>,
+    /// The first event of each key nobody is at work on.
+    ready: VecDeque<(Arc<str>, Place, T)>,
     /// Everything not yet passed by the position, by partition.
     open: BTreeMap<i32, Open>,
     count: usize,
@@ -57,11 +60,12 @@ impl<T> Lanes<T> {
         if !self.enter(place, false) {
             return;
         }
-        if let Some(lane) = self.waiting.get_mut(&key) {
-            lane.push_back((place, item));
-        } else {
-            self.waiting.insert(key.clone(), VecDeque::from([(place, item)]));
-            self.ready.push_back(key);
+        match self.waiting.entry(key) {
+            Entry::Occupied(mut lane) => lane.get_mut().push_back((place, item)),
+            Entry::Vacant(lane) => {
+                self.ready.push_back((lane.key().clone(), place, item));
+                lane.insert(VecDeque::new());
+            }
         }
     }
 
@@ -73,10 +77,10 @@ impl<T> Lanes<T> {
     fn enter(&mut self, place: Place, done: bool) -> bool {
         let open = self.open.entry(place.partition).or_default();
         let number = open.first + open.places.len() as u64;
-        if open.numbers.contains_key(&place.position) {
-            return false;
-        }
-        open.numbers.insert(place.position, number);
+        match open.numbers.entry(place.position) {
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(new) => new.insert(number),
+        };
         open.places.push_back((place, done));
         self.count += 1;
         true
@@ -87,8 +91,9 @@ impl<T> Lanes<T> {
     pub(super) fn take(&mut self, most: usize) -> Vec<(Arc<str>, Place, T)> {
         let mut taken = Vec::new();
         while taken.len() < most {
-            let Some(key) = self.ready.pop_front() else { break };
-            let lane = self.waiting.entry(key.clone()).or_default();
+            let Some((key, place, item)) = self.ready.pop_front() else { break };
+            taken.push((key.clone(), place, item));
+            let Some(lane) = self.waiting.get_mut(&key) else { continue };
             let count = lane.len().min(most - taken.len());
             taken.extend(lane.drain(..count).map(|(place, item)| (key.clone(), place, item)));
         }
@@ -113,10 +118,10 @@ impl<T> Lanes<T> {
                 continue;
             }
             last = Some(key);
-            if self.waiting.get(key).is_some_and(VecDeque::is_empty) {
-                self.waiting.remove(key);
-            } else {
-                self.ready.push_back(key.clone());
+            let Entry::Occupied(mut lane) = self.waiting.entry(key.clone()) else { continue };
+            match lane.get_mut().pop_front() {
+                Some((place, item)) => self.ready.push_back((key.clone(), place, item)),
+                None => drop(lane.remove()),
             }
         }
     }

@@ -27,7 +27,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use reqwest::{Url, header::HeaderMap};
 use tokio::{
     task::{JoinError, JoinSet},
@@ -235,7 +234,15 @@ impl Forwarder {
                 _ = commit.tick() => self.commit().await?,
                 _ = report.tick() => self.report(),
                 next = self.reader.next(), if !at_end && self.lanes.len() < window => match next? {
-                    Some(received) => self.take_in(&received),
+                    Some(received) => {
+                        self.take_in(&received);
+                        // And what came with it: to look around between two messages costs more than one.
+                        while self.lanes.len() < window
+                            && let Some(received) = self.reader.at_hand()
+                        {
+                            self.take_in(&received);
+                        }
+                    }
                     None => at_end = true,
                 },
                 () = tokio::time::sleep(LINGER), if has_room && self.lanes.ready() > 0 => lingered = true,
@@ -271,7 +278,7 @@ impl Forwarder {
             Ok(event) => event,
             Err(why) => {
                 self.counts.not_ours += 1;
-                self.endpoint.metrics.forwarded("not_ours");
+                self.endpoint.metrics.forwarded("not_ours", 1);
                 let Place { partition, position, .. } = place;
                 if self.counts.not_ours <= TOLD {
                     warn!(partition, position, "passed over what is no event of ours: {why}");
@@ -284,14 +291,14 @@ impl Forwarder {
         };
         if !self.config.filter.matches(&event) {
             self.counts.filtered += 1;
-            self.endpoint.metrics.forwarded("filtered");
+            self.endpoint.metrics.forwarded("filtered", 1);
             return self.pass(place);
         }
-        let json = Bytes::copy_from_slice(event.json());
+        let json = received.json();
         let content = match self.config.mode {
-            HttpMode::Binary => binding::binary(&event),
-            HttpMode::Structured => Ok(binding::structured(json.clone())),
-            HttpMode::Batch => Ok(binding::batch([&*json])),
+            HttpMode::Binary => Some(binding::binary(&event)),
+            HttpMode::Structured => Some(Ok(binding::structured(json.clone()))),
+            HttpMode::Batch => None,
         };
         let (id, key) = (event.id().to_owned(), Arc::from(event.key()));
         self.lanes.push(key, place, Parcel { id, content, json });
@@ -318,12 +325,13 @@ impl Forwarder {
                 Err(_) => return Ok(()),
             },
         };
+        let delivered =
+            outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Delivered)).count() as u64;
+        self.counts.delivered += delivered;
+        self.endpoint.metrics.forwarded("delivered", delivered);
         for ((key, place, parcel), outcome) in unit.iter().zip(outcomes) {
             match outcome {
-                Outcome::Delivered => {
-                    self.counts.delivered += 1;
-                    self.endpoint.metrics.forwarded("delivered");
-                }
+                Outcome::Delivered => {}
                 Outcome::Failed(failure) => self.put_aside(key, *place, parcel, failure).await?,
                 Outcome::Moved(answer) => {
                     return Err(ForwardError::Moved { endpoint: self.label.clone(), answer });
@@ -358,7 +366,7 @@ impl Forwarder {
         let (reason, attempts) = (&failure.reason, failure.attempts);
         warn!(id = parcel.id, key = &**key, attempts, "an event is among the dead letters: {reason}");
         self.counts.dead_letters += 1;
-        self.endpoint.metrics.forwarded("dead_letter");
+        self.endpoint.metrics.forwarded("dead_letter", 1);
         Ok(())
     }
 

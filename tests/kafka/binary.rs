@@ -202,15 +202,50 @@ async fn three_rivals_killed_anywhere_change_nothing() {
     soak("rivals", 3, 24).await;
 }
 
-/// Replicas of other names share the connections: each poll is claimed first, so none is paid twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_the_polls_and_pay_none_twice() {
-    const SECONDS: u64 = 12;
-    const INTERVAL: u64 = 4;
-    let home = Home::new(config(Broker::shared(), "replicas"), 3).await;
+/// Seconds from one poll to the next where replicas share them, and for how long they do.
+const INTERVAL: u64 = 4;
+const SECONDS: u64 = 12;
+
+/// Six connections, polled every few seconds.
+async fn shared_polls(name: &str) -> (Home, PathBuf) {
+    let home = Home::new(config(Broker::shared(), name), 3).await;
     let accounts: Vec<String> = (0..6).map(|n| format!("{:012}", 222_233_334_440_u64 + n)).collect();
     let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
     let path = home.write_config(&format!("{INTERVAL}s"), "1m", None, &accounts);
+    (home, path)
+}
+
+/// That no more polls were paid than were due since then, and that the events are as of one process.
+fn none_paid_twice(home: &Home, started: Instant) {
+    let paid = home.simulator.bill();
+    let seconds = started.elapsed().as_secs() + 1;
+    println!("{} polls paid in {seconds} s, {:?}", paid.chargeable, paid.accounts);
+    let most = 6 * (seconds / INTERVAL + 1);
+    assert!(paid.chargeable <= most, "{} polls were paid, {most} were due", paid.chargeable);
+    assert!(paid.chargeable > 6, "{paid:?}");
+    assert_eq!(violations(&home.committed()), [""; 0]);
+}
+
+/// Processes of one host share the connections, too, once each has a name of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_one_host_pay_none_twice() {
+    let (home, _) = shared_polls("processes").await;
+    let run = |name: &str| {
+        let mut command = home.command(&["run"]);
+        Running(command.env("BILLING_SOURCE__POLL__INSTANCE", name).spawn().unwrap())
+    };
+    let started = Instant::now();
+    let processes = ["one", "two", "three"].map(run);
+    wait_until("each is polled", || home.simulator.bill().chargeable >= 6);
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    drop(processes);
+    none_paid_twice(&home, started);
+}
+
+/// Replicas of other names share the connections: each poll is claimed first, so none is paid twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_polls_and_pay_none_twice() {
+    let (home, path) = shared_polls("replicas").await;
     let shutdown = CancellationToken::new();
     let mut replicas = Vec::new();
     let mut worlds = Vec::new();
@@ -228,20 +263,13 @@ async fn replicas_share_the_polls_and_pay_none_twice() {
         replicas.push(tokio::spawn(app::run(config, transport, world, Mode::Service, shutdown.clone())));
     }
     let started = Instant::now();
-    wait_until("each is polled", || home.simulator.bill().chargeable >= accounts.len() as u64);
+    wait_until("each is polled", || home.simulator.bill().chargeable >= 6);
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
     shutdown.cancel();
     for replica in replicas {
         assert_eq!(replica.await.unwrap(), Exit::Done);
     }
-    let paid = home.simulator.bill();
-    let seconds = started.elapsed().as_secs() + 1;
-    println!("replicas: {} polls paid in {seconds} s, {:?}", paid.chargeable, paid.accounts);
-    let most = accounts.len() as u64 * (seconds / INTERVAL + 1);
-    assert!(paid.chargeable <= most, "{} polls were paid, {most} were due", paid.chargeable);
-    assert!(paid.chargeable >= accounts.len() as u64, "{paid:?}");
-    let records = home.committed();
-    assert_eq!(violations(&records), [""; 0]);
+    none_paid_twice(&home, started);
 }
 
 /// No broker: exit 69 and no request paid with `--once`.

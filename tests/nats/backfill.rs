@@ -33,6 +33,7 @@ fn config(server: &Server, simulator: &Simulator) -> Config {
         poll: PollConfig {
             interval: Duration::from_secs(2),
             claim_ttl: Duration::from_mins(2),
+            instance: None,
             settle_days: 0,
             publish_zero: false,
             concurrency: 4,

@@ -63,6 +63,7 @@ pub(crate) fn polling(transport: TransportConfig, connections: Vec<ConnectionCon
         poll: PollConfig {
             interval: Duration::from_secs(2),
             claim_ttl: Duration::from_mins(2),
+            instance: None,
             settle_days: 0,
             publish_zero: false,
             concurrency: 4,

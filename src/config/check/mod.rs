@@ -84,9 +84,15 @@ fn poll(settings: &PollSettings, problems: &mut Problems) -> Option<PollConfig> 
     let interval = duration("poll.interval", &settings.interval, Duration::from_secs(1), problems);
     let claim_ttl = duration("poll.claim_ttl", &settings.claim_ttl, Duration::from_nanos(1), problems);
     let grace = duration("poll.grace", &settings.grace, Duration::from_nanos(1), problems);
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if settings.instance.len() > 64 || !settings.instance.bytes().all(fine) {
+        let problem = format!("`{}` is not the name of a process", settings.instance);
+        problems.add_hint("poll.instance", problem, "at most 64 letters, digits, `.`, `_` and `-`");
+    }
     Some(PollConfig {
         interval: interval?,
         claim_ttl: claim_ttl?,
+        instance: (!settings.instance.is_empty()).then(|| settings.instance.clone()),
         settle_days: settings.settle_days,
         publish_zero: settings.publish_zero,
         concurrency: settings.concurrency,

@@ -401,6 +401,7 @@ fn what_is_in_force_is_shown_with_its_origin() {
     source.type_prefix                            "amazon.billing"                   built-in default
     poll.interval                                 "8h"                               built-in default
     poll.claim_ttl                                "2m"                               built-in default
+    poll.instance                                 ""                                 built-in default
     poll.settle_days                              3                                  BILLING_SOURCE__POLL__SETTLE_DAYS
     poll.publish_zero                             false                              built-in default
     poll.concurrency                              4                                  built-in default

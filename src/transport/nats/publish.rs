@@ -30,7 +30,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -130,6 +130,13 @@ impl Publisher<'_> {
                 && let Some(oldest) = waiting.pop_front()
             {
                 trouble |= self.settle(oldest, &mut fates).await;
+                // Acknowledgements come many at a time, and a clock for each costs more than the rest.
+                while let Some(Sent { acknowledgement, .. }) = waiting.front_mut()
+                    && let Some(answer) = acknowledgement.now_or_never()
+                    && let Some(Sent { index, item, .. }) = waiting.pop_front()
+                {
+                    trouble |= self.note(index, item, answer, &mut fates);
+                }
             }
             if trouble {
                 break;
@@ -164,6 +171,17 @@ impl Publisher<'_> {
         let Sent { index, at, item, acknowledgement } = sent;
         let answer = timeout_at(at + self.timeout, acknowledgement).await;
         let answer = answer.unwrap_or_else(|_| Err(PublishErrorKind::TimedOut.into()));
+        self.note(index, item, answer, fates)
+    }
+
+    /// Notes what became of a message. Whether it is trouble.
+    fn note(
+        &self,
+        index: usize,
+        item: Item,
+        answer: Result<PublishAck, PublishError>,
+        fates: &mut [Fate],
+    ) -> bool {
         fates[index] = self.fate(item, answer);
         !matches!(fates[index], Fate::Stored(_) | Fate::Refused(_))
     }
