@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
+    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced, wait},
     context::Context,
     flow::{Flow, is_too_large, place, send},
     lock,
@@ -33,6 +33,9 @@ use crate::{
     event::{Binding, ContentMode, Event, WireMessage, encode},
     transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
 };
+
+/// How often is looked for acknowledgements.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
@@ -388,8 +391,24 @@ impl Inner {
                 waiting.pop_front();
             }
         }
-        for (index, delivery) in waiting {
-            flow.delivered(batch, index, self.delivered(delivery, deadline));
+        // All that is acknowledged by now, whatever its place in the queue: partitions differ, and to be
+        // woken for each costs more than to look again in a while.
+        while !waiting.is_empty() {
+            waiting.retain_mut(|(index, delivery)| match delivery.now_or_never() {
+                Some(outcome) => {
+                    flow.delivered(batch, *index, place(outcome));
+                    false
+                }
+                None => true,
+            });
+            if waiting.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline || self.clients.is_hopeless() {
+                flow.delivered(batch, 0, Err(KafkaError::MessageProduction(Code::MessageTimedOut)));
+                break;
+            }
+            wait(LOOK);
         }
         let Flow { mut states, places, mut refused, failure, .. } = flow;
         if !refused.is_empty() {
