@@ -373,9 +373,9 @@ impl Inner {
             (from.max(low), end),
             stalled,
             |message| {
-                let place = format!("{topic}/{partition}/{}", message.offset());
+                let place = format_args!("{topic}/{partition}/{}", message.offset());
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
-                match record::read(&place, message.key(), message.payload(), &wanted)? {
+                match record::read(place, message.key(), message.payload(), &wanted)? {
                     Some(read) => each(offset, read, event_place(message)),
                     None => Ok(()),
                 }
