@@ -115,6 +115,10 @@ pub(super) fn partition_of(scope: &str, partitions: i32) -> i32 {
 }
 
 /// A record of the state topic, as read.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are keys, each taken apart at once: a box would cost"
+)]
 pub(super) enum Read {
     Key { scope: CompactString, record: StateRecord },
     Connection { scope: String, record: Box<ConnectionRecord> },
