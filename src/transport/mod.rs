@@ -8,9 +8,11 @@ pub mod kafka;
 pub mod local;
 #[cfg(feature = "nats")]
 pub mod nats;
+mod scan;
 mod state_record;
 mod stated;
 
+pub(crate) use scan::Scan;
 pub use state_record::{RecordError, StateRecord};
 pub(crate) use stated::StatedData;
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::Scan;
 use crate::{
     cost::{Amount, CostKey, CostMetric, Period},
     dedup::{Statement, Status},
@@ -73,6 +74,43 @@ struct Figure<'a>(
     #[serde(borrow)] Cow<'a, str>,
 );
 
+impl<'a> Stored<'a> {
+    /// A record just as [`StateRecord::to_json`] writes it.
+    fn as_written(json: &'a str) -> Option<Self> {
+        let mut scan = Scan::new(json);
+        let period = scan.skip(r#"{"version":1,"period":""#)?.text()?.into();
+        let service = scan.skip(r#","service":""#)?.text()?.into();
+        let group = if scan.skips(r#","group":""#) { Some(scan.text()?.into()) } else { None };
+        let revision = scan.skip(r#","revision":"#)?.number()?;
+        scan.skip(r#","amounts":["#)?;
+        let mut amounts = Vec::with_capacity(2);
+        while scan.skips(if amounts.is_empty() { "[\"" } else { ",[\"" }) {
+            let metric = scan.text()?.into();
+            let text = scan.skip(",\"")?.text()?.into();
+            let unit = scan.skip(",\"")?.text()?.into();
+            scan.skip("]")?;
+            amounts.push(Figure(metric, text, unit));
+        }
+        let estimated = scan.skip(r#"],"estimated":"#)?.flag()?;
+        let status = scan.skip(r#","status":""#)?.text()?.into();
+        let observed_at = scan.skip(r#","observedAt":""#)?.text()?.parse().ok()?;
+        let event_id = Uuid::try_parse(scan.skip(r#","eventId":""#)?.text()?).ok()?;
+        scan.end("}")?;
+        Some(Self {
+            version: 1,
+            period,
+            service,
+            group,
+            revision,
+            amounts,
+            estimated,
+            status,
+            observed_at,
+            event_id,
+        })
+    }
+}
+
 impl StateRecord {
     /// The record's key.
     pub fn key(&self) -> CostKey<'_> {
@@ -120,8 +158,11 @@ impl StateRecord {
         let malformed = |error: &dyn std::fmt::Display| RecordError::Malformed(error.to_string());
         // Read whole at once, as nearly every record is of this version; only one that cannot be is
         // asked for its version alone.
-        let stored: Stored<'_> =
-            serde_json::from_str(json).map_err(|e| newer(json).unwrap_or_else(|| malformed(&e)))?;
+        let stored = match Stored::as_written(json) {
+            Some(stored) => stored,
+            None => serde_json::from_str::<Stored<'_>>(json)
+                .map_err(|e| newer(json).unwrap_or_else(|| malformed(&e)))?,
+        };
         if stored.version > VERSION {
             return Err(RecordError::Newer(stored.version));
         }
@@ -193,6 +234,47 @@ mod tests {
         let json = record().to_json();
         insta::assert_snapshot!(json, @r#"{"version":1,"period":"2026-03-01T05","service":"EC2 - Other","group":"","revision":7,"amounts":[["AmortizedCost","-0.0000000289","USD"],["UnblendedCost","-0.0000000289","USD"]],"estimated":false,"status":"removed","observedAt":"2026-03-02T00:00:01Z","eventId":"00000000-0000-0000-0000-000000000000"}"#);
         assert_eq!(StateRecord::from_json(&json), Ok(record()));
+    }
+
+    /// What is written in another way is the same record, and what is nearly one is none.
+    #[test]
+    fn a_record_is_the_same_however_it_is_read() {
+        let mut plain = record();
+        let mut many = record();
+        plain.group = None;
+        plain.service = "Data \"Transfer\" \\ Ünï".into();
+        many.statement.amounts.clear();
+        for record in [record(), plain, many] {
+            let json = record.to_json();
+            let tree: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(StateRecord::from_json(&json), Ok(record.clone()), "{json}");
+            assert_eq!(
+                StateRecord::from_json(&tree.to_string()),
+                Ok(record.clone()),
+                "members in another order"
+            );
+            assert_eq!(StateRecord::from_json(&serde_json::to_string_pretty(&tree).unwrap()), Ok(record));
+        }
+        let json = record().to_json();
+        assert!(Stored::as_written(&json).is_some());
+        for (from, to) in [
+            ("EC2", "EC2\n"),
+            (":7,", ":07,"),
+            (":7,", ":-7,"),
+            (":7,", ":4294967296,"),
+            ("false", "no"),
+            ("\"]]", "\"]"),
+            ("\"]]", "\"],]"),
+            ("T00:00:01Z", "T00:00:61Z"),
+            ("-000000000000\"}", "\"}"),
+            ("\"}", "\"}}"),
+            ("\"}", "\""),
+        ] {
+            let near = json.replacen(from, to, 1);
+            assert_ne!(near, json, "{from}");
+            assert!(Stored::as_written(&near).is_none(), "{near}");
+            assert!(matches!(StateRecord::from_json(&near), Err(RecordError::Malformed(_))), "{near}");
+        }
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Inner {
     }
 
     fn known_settings(&self, report: &mut Report, topic: &str) -> Option<rdkafka::admin::ConfigResource> {
-        match self.settings(topic) {
+        match self.settings(&self.administrator(), topic) {
             Ok(settings) => Some(settings),
             Err(error) => {
                 let grant = if self.clients.can_administer() {

@@ -108,7 +108,35 @@ impl Clients {
         largest: Option<&str>,
         single: bool,
     ) -> Result<FutureProducer<Context>, TransportError> {
+        self.fence(id, self.transactional(id, largest, single)?)
+    }
+
+    /// One that is connected and knows both topics, which are there: nothing is fenced yet, so it may be
+    /// made while a transaction of the same id is under way. Asked for a fence before it is connected,
+    /// librdkafka finds no broker to ask and looks again half a second later.
+    pub(super) fn connected(
+        &self,
+        id: &str,
+        largest: Option<&str>,
+        single: bool,
+    ) -> Result<FutureProducer<Context>, TransportError> {
         let producer = self.transactional(id, largest, single)?;
+        for topic in [&self.config.topic, &self.config.state_topic] {
+            // Only time is lost: what is the matter is told by the fence.
+            if let Err(error) = producer.client().fetch_metadata(Some(topic), Duration::from_secs(1)) {
+                debug!(%error, topic, "a producer does not know its topic yet");
+                break;
+            }
+        }
+        Ok(producer)
+    }
+
+    /// Fences all earlier instances of this one's id.
+    pub(super) fn fence(
+        &self,
+        id: &str,
+        producer: FutureProducer<Context>,
+    ) -> Result<FutureProducer<Context>, TransportError> {
         let deadline = Instant::now() + TRANSACTION;
         loop {
             let Err(error) = producer.init_transactions(Duration::from_secs(2)) else { return Ok(producer) };

@@ -333,6 +333,7 @@ impl Inner {
             }
             Ok(())
         };
+        #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
         let end = self.read(partition, from, Until::Committed, || {}, |key| key.is_connection(), note)?;
         self.view().set_scanned(partition, end);
         Ok(())
@@ -362,6 +363,9 @@ impl Inner {
             Some(consumer) => consumer,
             None => self.clients.committed()?,
         };
+        // A partition is assigned to a client that is connected and knows its leader: otherwise librdkafka
+        // looks for one only with its next tick, up to a second later.
+        self.clients.metadata(&consumer, topic)?;
         if until == Until::Committed {
             // Asked by a client that reads what is committed, the end is the last stable offset.
             end = self.clients.watermarks(&consumer, topic, partition)?.1;
@@ -373,9 +377,9 @@ impl Inner {
             (from.max(low), end),
             stalled,
             |message| {
-                let place = format!("{topic}/{partition}/{}", message.offset());
+                let place = format_args!("{topic}/{partition}/{}", message.offset());
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
-                match record::read(&place, message.key(), message.payload(), &wanted)? {
+                match record::read(place, message.key(), message.payload(), &wanted)? {
                     Some(read) => each(offset, read, event_place(message)),
                     None => Ok(()),
                 }

@@ -25,7 +25,7 @@ use super::{
     flow::{Flow, is_too_large, place, send},
     lock,
     record::{ConnectionRecord, RecordKey, partition_of},
-    spare::let_go,
+    spare::{connect, let_go},
     topics::Layout,
 };
 use crate::{
@@ -207,12 +207,16 @@ impl Inner {
             producer
         } else {
             let single = packing == Packing::Single;
-            self.clients.fenced(&id, largest, single).map_err(WriteError::Failed)?
+            let connected = self.clients.connected(&id, largest, single);
+            connected.and_then(|producer| self.clients.fence(&id, producer)).map_err(WriteError::Failed)?
         };
+        let next = batch.more.then(|| connect(&self.clients, &id, largest));
         let written = self.in_one(&producer, batch, packing);
         let_go(producer);
-        if written.is_ok() && batch.more {
-            self.spares.make(&self.clients, id, layout.largest.clone());
+        match next {
+            Some(next) if written.is_ok() => self.spares.fence(&self.clients, id, next),
+            Some(unneeded) => let_go(unneeded),
+            None => {}
         }
         written
     }
@@ -274,6 +278,10 @@ impl Inner {
         mut delivery: DeliveryFuture,
         deadline: Instant,
     ) -> Result<(i32, u64), KafkaError> {
+        // Acknowledgements come many at a time: most are there when the first is.
+        if let Some(outcome) = (&mut delivery).now_or_never() {
+            return place(outcome);
+        }
         loop {
             let slice = (Instant::now() + Duration::from_millis(500)).min(deadline);
             let until = tokio::time::Instant::from_std(slice);

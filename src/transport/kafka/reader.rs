@@ -47,6 +47,8 @@ pub(super) fn read(
 
     let mut position = from;
     let mut progress = Instant::now();
+    // A clock for every record would be a good part of its price: it is looked at when none is there.
+    let mut moved = false;
     let mut told = false;
     while position < to {
         match consumer.poll(Duration::from_millis(20)) {
@@ -57,7 +59,7 @@ pub(super) fn read(
                 }
                 each(&message)?;
                 position = offset + 1;
-                progress = Instant::now();
+                moved = true;
                 continue;
             }
             Some(Err(error)) => match code(&error) {
@@ -78,8 +80,8 @@ pub(super) fn read(
             None => {}
         }
         let reached = reached(consumer, topic, partition).map_err(|e| fail(&e))?;
-        if reached > position {
-            position = reached;
+        if std::mem::take(&mut moved) || reached > position {
+            position = reached.max(position);
             progress = Instant::now();
         }
         if !told && progress.elapsed() >= STALL {

@@ -2,7 +2,7 @@
 //!
 //! The layout is fixed: a later version reads what this one wrote.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Display};
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     dedup::ConnectionState,
     event::Object,
-    transport::{RecordError, StateRecord, TransportError, TransportErrorKind as Kind},
+    transport::{RecordError, Scan, StateRecord, TransportError, TransportErrorKind as Kind},
 };
 
 /// The version of connection records this program writes, and the newest it reads.
@@ -46,6 +46,24 @@ impl<'a> RecordKey<'a> {
             service: Some((&*record.service).into()),
             group: record.group.as_deref().map(Cow::Borrowed),
         }
+    }
+
+    /// A key just as [`RecordKey::to_json`] writes it.
+    fn as_written(json: &'a [u8]) -> Option<Self> {
+        let mut scan = Scan::new(std::str::from_utf8(json).ok()?);
+        let scope = scan.skip(r#"{"scope":""#)?.text()?.into();
+        let [mut period, mut service, mut group] = [None, None, None];
+        for (name, text) in [
+            (r#","period":""#, &mut period),
+            (r#","service":""#, &mut service),
+            (r#","group":""#, &mut group),
+        ] {
+            if scan.skips(name) {
+                *text = Some(scan.text()?.into());
+            }
+        }
+        scan.end("}")?;
+        Some(Self { scope, period, service, group })
     }
 
     pub(super) const fn is_connection(&self) -> bool {
@@ -97,6 +115,10 @@ pub(super) fn partition_of(scope: &str, partitions: i32) -> i32 {
 }
 
 /// A record of the state topic, as read.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are keys, each taken apart at once: a box would cost"
+)]
 pub(super) enum Read {
     Key { scope: CompactString, record: StateRecord },
     Connection { scope: String, record: Box<ConnectionRecord> },
@@ -107,19 +129,22 @@ pub(super) enum Read {
 /// # Errors
 /// `Foreign`: another program's, or a newer version's.
 pub(super) fn read(
-    place: &str,
+    place: impl Display,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     wanted: impl FnOnce(&RecordKey<'_>) -> bool,
 ) -> Result<Option<Read>, TransportError> {
-    let foreign = |why: &dyn std::fmt::Display| {
+    let foreign = |why: &dyn Display| {
         TransportError::new(Kind::Foreign, format!("the record `{place}` is not of this program: {why}"))
             .with_hint("it was left as it is; give this program a `kafka.state_topic` of its own")
     };
     let (Some(key), Some(value)) = (key, value) else {
         return Err(foreign(&"it has no key or no value"));
     };
-    let key: RecordKey<'_> = serde_json::from_slice(key).map_err(|e| foreign(&e))?;
+    let key = match RecordKey::as_written(key) {
+        Some(key) => key,
+        None => serde_json::from_slice(key).map_err(|e| foreign(&e))?,
+    };
     if !wanted(&key) {
         return Ok(None);
     }
@@ -130,7 +155,7 @@ pub(super) fn read(
         }
         let Versioned { version } = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
         if version > VERSION {
-            return Err(newer(place, &format!("version {version}, this program reads up to {VERSION}")));
+            return Err(newer(&place, &format!("version {version}, this program reads up to {VERSION}")));
         }
         let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
         return Ok(Some(Read::Connection { scope: key.scope.into_owned(), record: Box::new(record) }));
@@ -138,12 +163,12 @@ pub(super) fn read(
     let text = std::str::from_utf8(value).map_err(|e| foreign(&e))?;
     match StateRecord::from_json(text) {
         Ok(record) => Ok(Some(Read::Key { scope: key.scope.into(), record })),
-        Err(error @ RecordError::Newer(_)) => Err(newer(place, &error.to_string())),
+        Err(error @ RecordError::Newer(_)) => Err(newer(&place, &error.to_string())),
         Err(error) => Err(foreign(&error)),
     }
 }
 
-fn newer(place: &str, why: &str) -> TransportError {
+fn newer(place: &dyn Display, why: &str) -> TransportError {
     TransportError::new(Kind::Foreign, format!("the record `{place}` was written by a newer version: {why}"))
         .with_hint("start that version, or a newer one; an older one would undo what it does not know of")
 }
@@ -176,6 +201,29 @@ mod tests {
         );
         let read = read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), |_| true).unwrap();
         assert!(matches!(read, Some(Read::Connection { record, .. }) if record.to_json() == json));
+    }
+
+    #[test]
+    fn a_key_is_the_same_however_it_is_read() {
+        for (json, as_written) in [
+            (r#"{"scope":"s","period":"2026-01-01","service":"x"}"#, true),
+            (r#"{"scope":"s","period":"2026-01-01","service":"x","group":""}"#, true),
+            (r#"{"scope":"s"}"#, true),
+            (r#"{"scope":"s","period":"2026-01-01","service":"a \"b\""}"#, false),
+            (r#"{"period":"2026-01-01","scope":"s","service":"x"}"#, false),
+            (r#"{"scope":"s" }"#, false),
+        ] {
+            let scanned = RecordKey::as_written(json.as_bytes());
+            assert_eq!(scanned.is_some(), as_written, "{json}");
+            let parsed: RecordKey<'_> = serde_json::from_str(json).unwrap();
+            if let Some(scanned) = scanned {
+                assert_eq!(scanned.to_json(), parsed.to_json());
+            }
+        }
+        for near in [r#"{"scope":"s","other":"x"}"#, r#"{"scope":"s"}}"#, "{\"scope\":\"a\nb\"}"] {
+            assert!(RecordKey::as_written(near.as_bytes()).is_none(), "{near}");
+            assert!(serde_json::from_str::<RecordKey<'_>>(near).is_err(), "{near}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Producers made and fenced ahead, while AWS is asked or the next rows are compared.
 //!
-//! Making one takes a tenth of a second. Its fence is early, not its proof: that the log has not moved is
+//! Making one takes a tenth of a second: it connects while the transaction before it is still written, and
+//! is fenced as soon as that is committed. Its fence is early, not its proof: that the log has not moved is
 //! proven when the batch is there, and a rival that fenced since is noticed by the first record.
 
 use std::{
@@ -13,22 +14,26 @@ use rdkafka::producer::FutureProducer;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{client::Clients, context::Context, lock};
-use crate::transport::TransportError;
+use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// So long one is kept: a page of AWS takes seconds. After that nothing of a poll is left at the broker.
 const KEPT: Duration = Duration::from_secs(30);
 
-type Making = JoinHandle<Result<FutureProducer<Context>, TransportError>>;
+pub(super) type Making = JoinHandle<Result<FutureProducer<Context>, TransportError>>;
 
 /// At most one per `transactional.id`.
 #[derive(Default)]
 pub(super) struct Spares(Arc<Mutex<HashMap<String, Making>>>);
 
 impl Spares {
-    /// Begins to make one.
-    pub(super) fn make(&self, clients: &Clients, id: String, largest: Option<String>) {
+    /// Fences one that was connected, or is being connected.
+    pub(super) fn fence(&self, clients: &Clients, id: String, connecting: Making) {
         let (clients, of) = (clients.clone(), id.clone());
-        let making = tokio::task::spawn_blocking(move || clients.fenced(&of, largest.as_deref(), false));
+        let making = tokio::task::spawn_blocking(move || {
+            let failed = |e| TransportError::new(Kind::Unknown, format!("a producer was not made: {e}"));
+            let connected = Handle::current().block_on(connecting).map_err(failed)??;
+            clients.fence(&of, connected)
+        });
         let number = making.id();
         if let Some(old) = lock(&self.0).insert(id.clone(), making) {
             let_go(old);
@@ -56,6 +61,12 @@ impl Spares {
     pub(super) fn clear(&self) {
         lock(&self.0).drain().for_each(|(_, spare)| let_go(spare));
     }
+}
+
+/// Begins to connect one, while the transaction before it goes on.
+pub(super) fn connect(clients: &Clients, id: &str, largest: Option<&str>) -> Making {
+    let (clients, id, largest) = (clients.clone(), id.to_owned(), largest.map(str::to_owned));
+    tokio::task::spawn_blocking(move || clients.connected(&id, largest.as_deref(), false))
 }
 
 /// Lets go of a client elsewhere: it waits for its threads.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
-    admin::{AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::Consumer as _,
     error::RDKafkaErrorCode as Code,
     message::{BorrowedMessage, Headers as _},
@@ -18,7 +18,9 @@ use super::{
     Inner,
     check::not_compacted,
     client::{REQUEST, code, wait},
+    context::Context,
     lock,
+    spare::let_go,
 };
 use crate::{
     config::LostState,
@@ -40,6 +42,9 @@ pub(super) struct Layout {
     /// `max.message.bytes` of the event topic, where it may be asked for.
     pub(super) largest: Option<String>,
 }
+
+/// A client that asks for settings, where there can be one.
+pub(super) type Administrator = Option<Result<AdminClient<Context>, TransportError>>;
 
 /// A topic as the brokers describe it; no partitions: it does not exist.
 pub(super) struct Found {
@@ -70,8 +75,11 @@ impl Inner {
         let largest = if let Some(layout) = before {
             layout.largest
         } else {
-            self.refuse_other_policy()?;
-            self.largest()
+            // One client asks for both: each takes a connection, and a tenth of a second to end.
+            let admin = self.administrator();
+            let settled = self.refuse_other_policy(&admin).map(|()| self.largest(&admin));
+            let_go(admin);
+            settled?
         };
         let layout =
             Layout { event_partitions: events.partitions, state_partitions: state.partitions, largest };
@@ -174,9 +182,9 @@ impl Inner {
     }
 
     /// A state topic that deletes by age would forget; where that may not be asked, it is trusted.
-    fn refuse_other_policy(&self) -> Result<(), TransportError> {
+    fn refuse_other_policy(&self, admin: &Administrator) -> Result<(), TransportError> {
         let topic = &*self.config.state_topic;
-        let settings = self.settings(topic).inspect_err(|e| debug!("{e}"));
+        let settings = self.settings(admin, topic).inspect_err(|e| debug!("{e}"));
         let policy =
             settings.ok().and_then(|settings| settings.get("cleanup.policy").and_then(|e| e.value.clone()));
         match policy {
@@ -189,19 +197,28 @@ impl Inner {
     }
 
     /// The largest record the event topic takes; unknown where it may not be asked for.
-    fn largest(&self) -> Option<String> {
-        let settings = self.settings(&self.config.topic).inspect_err(|e| debug!("{e}")).ok()?;
+    fn largest(&self, admin: &Administrator) -> Option<String> {
+        let settings = self.settings(admin, &self.config.topic).inspect_err(|e| debug!("{e}")).ok()?;
         settings.get("max.message.bytes").and_then(|entry| entry.value.clone())
     }
 
+    /// Who may be asked for settings; nobody where librdkafka's client for it takes no tokens.
+    pub(super) fn administrator(&self) -> Administrator {
+        self.clients.can_administer().then(|| self.clients.admin())
+    }
+
     /// A topic's settings.
-    pub(super) fn settings(&self, topic: &str) -> Result<ConfigResource, TransportError> {
+    pub(super) fn settings(
+        &self,
+        admin: &Administrator,
+        topic: &str,
+    ) -> Result<ConfigResource, TransportError> {
         let what = format!("read the settings of topic `{topic}`");
-        if !self.clients.can_administer() {
+        let Some(admin) = admin else {
             let why = format!("could not {what}: librdkafka's client for it takes no tokens");
             return Err(TransportError::new(Kind::Rejected, why));
-        }
-        let admin = self.clients.admin()?;
+        };
+        let admin = admin.as_ref().map_err(Clone::clone)?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let described = Handle::current()
             .block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))
