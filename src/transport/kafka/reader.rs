@@ -19,8 +19,9 @@ use super::{
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
-/// Without progress for so long, an open transaction of a process that died is in the way.
-const STALL: Duration = Duration::from_secs(1);
+/// Without progress for so long, an open transaction of a process that died is in the way: one that is
+/// being written is committed sooner, also on a busy broker, and would be fenced in vain.
+const STALL: Duration = Duration::from_secs(2);
 
 /// Without progress for so long, it is given up: longer than any transaction may stand open.
 const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
