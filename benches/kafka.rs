@@ -288,6 +288,8 @@ fn merely_read(servers: &str, topic: &str) -> (Duration, usize) {
         .set("check.crcs", "true")
         .create()
         .unwrap();
+    // Else most of the time is a wait for librdkafka to look for the leaders.
+    consumer.fetch_metadata(Some(topic), LIMIT).unwrap();
     let (mut records, mut bytes) = (0, 0);
     for partition in 0..8 {
         let (low, end) = consumer.fetch_watermarks(topic, partition, LIMIT).unwrap();

@@ -11,13 +11,15 @@ use smallvec::SmallVec;
 use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode, put_text};
 
 /// A structured message's payload as it is, a binary one's attributes and data written as one object.
+/// `owned` makes a payload one's own, where it is not copied into that object.
 ///
 /// # Errors
 /// Why it is no event, with what it holds.
 pub(crate) fn line_of<'a>(
     binding: Binding,
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    payload: Option<Bytes>,
+    payload: Option<&[u8]>,
+    owned: impl Fn(&[u8]) -> Bytes,
 ) -> Result<Bytes, (String, Bytes)> {
     let Some(payload) = payload else {
         return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
@@ -27,9 +29,9 @@ pub(crate) fn line_of<'a>(
         if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
             return match value.get(..29) {
                 Some(start) if start.eq_ignore_ascii_case(b"application/cloudevents-batch") => {
-                    Err(("it is a batch of CloudEvents".to_owned(), payload))
+                    Err(("it is a batch of CloudEvents".to_owned(), owned(payload)))
                 }
-                _ => Ok(on_one_line(payload)),
+                _ => Ok(on_one_line(owned(payload))),
             };
         }
         let Some(name) = attribute(binding, header) else { continue };
@@ -40,14 +42,16 @@ pub(crate) fn line_of<'a>(
                 if value.contains('%') { percent_decode(&value).ok().map(Cow::Owned) } else { Some(value) }
             }),
         };
-        let Some(value) = value else { return Err((format!("its header `{header}` is no text"), payload)) };
+        let Some(value) = value else {
+            return Err((format!("its header `{header}` is no text"), owned(payload)));
+        };
         attributes.push((name, value));
     }
     if !attributes.iter().any(|(name, _)| *name == "specversion") {
-        return Err(("it is no CloudEvent".to_owned(), payload));
+        return Err(("it is no CloudEvent".to_owned(), owned(payload)));
     }
     if payload.is_empty() {
-        return Err(("it is a CloudEvent without data".to_owned(), payload));
+        return Err(("it is a CloudEvent without data".to_owned(), owned(payload)));
     }
     let rank = |name: &str| ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(usize::MAX);
     attributes.sort_unstable_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
@@ -64,7 +68,7 @@ pub(crate) fn line_of<'a>(
         }
     }
     line.extend_from_slice(b",\"data\":");
-    line.extend_from_slice(&payload);
+    line.extend_from_slice(payload);
     line.push(b'}');
     Ok(on_one_line(line.into()))
 }
@@ -111,7 +115,7 @@ mod tests {
 
     fn line(binding: Binding, message: &WireMessage) -> Result<Bytes, (String, Bytes)> {
         let headers = message.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
-        line_of(binding, headers, Some(Bytes::from(message.payload.clone())))
+        line_of(binding, headers, Some(&message.payload), Bytes::copy_from_slice)
     }
 
     /// Byte for byte what a file would hold, from either mode of either binding.
@@ -137,16 +141,17 @@ mod tests {
     fn a_written_line_feed_breaks_no_line() {
         let payload = Bytes::from_static(b"{\n \"a\":\r\n \"b\\n\"}");
         let headers = [("Content-Type", &b"Application/CloudEvents+json"[..])];
-        let line = line_of(Binding::Nats, headers.into_iter(), Some(payload)).unwrap();
+        let line =
+            line_of(Binding::Nats, headers.into_iter(), Some(&payload), Bytes::copy_from_slice).unwrap();
         assert_eq!(line, "{  \"a\":   \"b\\n\"}");
     }
 
     #[test]
     fn what_is_no_event_says_why() {
         let check = |headers: &[(&str, &[u8])], payload: Option<&'static [u8]>, expected: &str| {
-            let payload = payload.map(Bytes::from_static);
-            let (why, held) = line_of(Binding::Nats, headers.iter().copied(), payload.clone()).unwrap_err();
-            assert_eq!((&*why, held), (expected, payload.unwrap_or_default()));
+            let line = line_of(Binding::Nats, headers.iter().copied(), payload, Bytes::copy_from_slice);
+            let (why, held) = line.unwrap_err();
+            assert_eq!((&*why, &*held), (expected, payload.unwrap_or_default()));
         };
         check(&[], None, "it has no payload: a tombstone");
         check(&[], Some(b"hello"), "it is no CloudEvent");

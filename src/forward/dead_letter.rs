@@ -219,7 +219,6 @@ fn elsewhere(what: &str, hint: &str) -> TransportError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::binding::structured;
 
     fn failure() -> Failure {
         Failure {
@@ -233,7 +232,7 @@ mod tests {
 
     fn parcel() -> Parcel {
         let json = bytes::Bytes::from_static(br#"{"id":"1","data":{}}"#);
-        Parcel { id: "1".to_owned(), content: Some(Ok(structured(json.clone()))), json }
+        Parcel { id: "1".to_owned(), binary: None, json }
     }
 
     #[test]

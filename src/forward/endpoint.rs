@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
-    binding::{Content, batch},
+    binding::{Content, batch, structured},
     retry::{RetryPolicy, Verdict, judge, retry_after},
     sign::Signer,
 };
@@ -45,9 +45,9 @@ const LONGEST_EXCERPT: usize = 200;
 pub(super) struct Parcel {
     /// The event's `id`.
     pub(super) id: String,
-    /// The event alone, as a request; or why it cannot be one. `None` for a batch of one, which is made
-    /// when it is needed.
-    pub(super) content: Option<Result<Content, String>>,
+    /// In binary mode the event as a request, or why it cannot be one. The others are made of the JSON
+    /// when they are sent.
+    pub(super) binary: Option<Box<Result<Content, String>>>,
     /// Its JSON form.
     pub(super) json: Bytes,
 }
@@ -85,6 +85,8 @@ pub struct Failure {
 pub(super) struct Endpoint {
     pub(super) client: Client,
     pub(super) url: Url,
+    /// Whether an event that goes alone is a batch, too.
+    pub(super) batched: bool,
     /// With every request.
     pub(super) headers: HeaderMap,
     pub(super) signer: Option<Signer>,
@@ -155,8 +157,10 @@ impl Endpoint {
     }
 
     async fn deliver_one(&self, parcel: &Parcel) -> Outcome {
-        match &parcel.content {
-            None => self.try_until_taken(&parcel.id, &batch([&*parcel.json])).await,
+        match parcel.binary.as_deref() {
+            // A batch of one: what goes alone after its batch was refused.
+            None if self.batched => self.try_until_taken(&parcel.id, &batch([&*parcel.json])).await,
+            None => self.try_until_taken(&parcel.id, &structured(parcel.json.clone())).await,
             Some(Ok(content)) => self.try_until_taken(&parcel.id, content).await,
             Some(Err(why)) => Outcome::Failed(Failure {
                 refused: true,

@@ -143,6 +143,7 @@ pub async fn run(
     let endpoint = Endpoint {
         client: http::client(config.timeout, config.more_roots.as_deref())?,
         url: config.url.clone(),
+        batched: config.mode == HttpMode::Batch,
         headers: config.headers.clone(),
         signer: config.signer.clone(),
         retry: config.retry,
@@ -295,13 +296,9 @@ impl Forwarder {
             return self.pass(place);
         }
         let json = received.json();
-        let content = match self.config.mode {
-            HttpMode::Binary => Some(binding::binary(&event)),
-            HttpMode::Structured => Some(Ok(binding::structured(json.clone()))),
-            HttpMode::Batch => None,
-        };
+        let binary = (self.config.mode == HttpMode::Binary).then(|| Box::new(binding::binary(&event)));
         let (id, key) = (event.id().to_owned(), Arc::from(event.key()));
-        self.lanes.push(key, place, Parcel { id, content, json });
+        self.lanes.push(key, place, Parcel { id, binary, json });
     }
 
     fn pass(&mut self, place: Place) {

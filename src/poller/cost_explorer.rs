@@ -14,11 +14,14 @@ use aws_sdk_costexplorer::{
     },
 };
 use aws_smithy_http_client::{
-    Builder,
+    Builder, Connector,
+    proxy::ProxyConfig,
     tls::{Provider, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::{http::SharedHttpClient, runtime_components::RuntimeComponents};
 use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use tracing::warn;
 
 use super::{
     FetchError, Page, RequestCounts, Window,
@@ -28,11 +31,30 @@ use super::{
     page::into_page,
     query::{self, Query},
 };
-use crate::{clock::Clock, config::ConnectionConfig};
+use crate::{clock::Clock, config::ConnectionConfig, http::HttpsProxy};
 
-/// The one HTTP client of the process: one pool of connections, one TLS stack, the system's CAs.
+/// The one HTTP client of the process: one pool of connections, one TLS stack, the system's CAs, and for
+/// `https` the environment's proxy. Plain HTTP is a simulator, or where an instance or a container gets
+/// its credentials, which no proxy can ask.
 pub fn http_client() -> SharedHttpClient {
-    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+    let tls = || Provider::Rustls(CryptoMode::Ring);
+    let Some(HttpsProxy { url, except }) = HttpsProxy::of_environment() else {
+        return Builder::new().tls_provider(tls()).build_https();
+    };
+    let proxy = match ProxyConfig::https(url.expose_secret()) {
+        Ok(proxy) => proxy.no_proxy(except),
+        Err(_) => {
+            // Its text may hold a password.
+            warn!("the proxy of the environment (`HTTPS_PROXY`) is no URL, and AWS is asked without it");
+            return Builder::new().tls_provider(tls()).build_https();
+        }
+    };
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(proxy.clone());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector.tls_provider(tls()).build()
+    })
 }
 
 /// Asks AWS for one connection. Cheap to keep, and shared by reference.

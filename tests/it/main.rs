@@ -22,6 +22,7 @@ mod grouping;
 mod money;
 mod output;
 mod plan;
+mod proxy;
 mod secrets;
 mod shutdown;
 mod support;

@@ -123,7 +123,9 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let mut position = Unwritten::default();
     let mut exit = Exit::Done;
     while limit.is_none_or(|limit| tally.shown < limit) && !shutdown.is_cancelled() && !out.is_broken() {
-        let next = if let Some(next) = reader.next().now_or_never() {
+        let next = if let Some(received) = reader.at_hand() {
+            Ok(Some(received))
+        } else if let Some(next) = reader.next().now_or_never() {
             next
         } else {
             // Nothing at hand: what was read until now is shown before waiting.
@@ -152,7 +154,9 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
         };
         tally.read += 1;
         take(&received, &filter, &mut show, all, &mut tally, &mut out.buffer);
-        position.note(received.place);
+        if named {
+            position.note(received.place);
+        }
         if out.is_full() {
             out.pass().await;
         }

@@ -400,6 +400,6 @@ fn received(message: &BorrowedMessage<'_>) -> Received {
     let stored_at = message.timestamp().to_millis().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     let headers = headers.filter_map(|header| Some((header.key, header.value?)));
-    let line = line_of(Binding::Kafka, headers, message.payload().map(Bytes::copy_from_slice));
+    let line = line_of(Binding::Kafka, headers, message.payload(), Bytes::copy_from_slice);
     Received::new(Place::of(message.partition(), offset), stored_at, line)
 }

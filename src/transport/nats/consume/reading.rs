@@ -236,7 +236,7 @@ impl Reading {
         let headers = headers.filter_map(|(name, values)| {
             Some((AsRef::<str>::as_ref(name), values.first()?.as_str().as_bytes()))
         });
-        let line = line_of(Binding::Nats, headers, Some(message.payload.clone()));
+        let line = line_of(Binding::Nats, headers, Some(&message.payload), |_| message.payload.clone());
         self.batch.push(Received::new(Place::of(0, info.stream_sequence), stored_at, line));
         true
     }
