@@ -399,24 +399,27 @@ impl Inner {
                 waiting.pop_front();
             }
         }
-        // All that is acknowledged by now, whatever its place in the queue: partitions differ, and to be
-        // woken for each costs more than to look again in a while.
-        while !waiting.is_empty() {
-            waiting.retain_mut(|(index, delivery)| match delivery.now_or_never() {
-                Some(outcome) => {
-                    flow.delivered(batch, *index, place(outcome));
-                    false
-                }
-                None => true,
-            });
-            if waiting.is_empty() {
+        // Acknowledgements come many at a time. Once the oldest is there all are looked for, whatever their
+        // partition: to be woken for each costs more than to look again in a while.
+        while let Some((index, delivery)) = waiting.front_mut() {
+            if let Some(outcome) = delivery.now_or_never() {
+                flow.delivered(batch, *index, place(outcome));
+                waiting.pop_front();
+                waiting.retain_mut(|(index, delivery)| {
+                    let outcome = delivery.now_or_never();
+                    let waits = outcome.is_none();
+                    if let Some(outcome) = outcome {
+                        flow.delivered(batch, *index, place(outcome));
+                    }
+                    waits
+                });
+            } else if Instant::now() >= deadline || self.clients.is_hopeless() {
+                flow.delivered(batch, *index, Err(KafkaError::MessageProduction(Code::MessageTimedOut)));
                 break;
             }
-            if Instant::now() >= deadline || self.clients.is_hopeless() {
-                flow.delivered(batch, 0, Err(KafkaError::MessageProduction(Code::MessageTimedOut)));
-                break;
+            if !waiting.is_empty() {
+                wait(LOOK);
             }
-            wait(LOOK);
         }
         let Flow { mut states, places, mut refused, failure, .. } = flow;
         if !refused.is_empty() {
