@@ -3,10 +3,9 @@
 //! It follows no redirect, and nothing it does goes without a deadline. The proxy of the usual
 //! variables (`HTTPS_PROXY`, `NO_PROXY`) is used, as by every other program.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, redirect::Policy};
-use secrecy::SecretString;
 
 /// Name, TCP and TLS must be done by then, whatever the whole request may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -34,25 +33,6 @@ pub fn builder(deadline: Duration) -> ClientBuilder {
         .redirect(Policy::none())
         .connect_timeout(CONNECT.min(deadline))
         .timeout(deadline)
-}
-
-/// The proxy for `https`, as the environment names it for every program.
-#[derive(Debug)]
-pub(crate) struct HttpsProxy {
-    /// Of the proxy; may hold user and password.
-    pub(crate) url: SecretString,
-    /// `NO_PROXY`: hosts, domains and networks that are reached without it, with commas between.
-    pub(crate) except: String,
-}
-
-impl HttpsProxy {
-    /// `HTTPS_PROXY` or else `ALL_PROXY`, in capitals or not, with `NO_PROXY`.
-    pub(crate) fn of_environment() -> Option<Self> {
-        let first =
-            |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|v| !v.is_empty()));
-        let url = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])?;
-        Some(Self { url: url.into(), except: first(&["NO_PROXY", "no_proxy"]).unwrap_or_default() })
-    }
 }
 
 /// A client that cannot be.

@@ -6,6 +6,7 @@ mod broker_settings;
 mod check;
 mod layers;
 mod problem;
+mod proxy;
 mod schema;
 mod settings;
 mod shape;
@@ -16,6 +17,7 @@ mod types;
 
 pub(crate) use problem::suggestion;
 pub use problem::{ConfigError, Problem};
+pub(crate) use proxy::HttpsProxy;
 pub use schema::json_schema;
 pub use show::{ShownValue, show};
 pub use types::{

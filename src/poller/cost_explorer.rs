@@ -31,7 +31,10 @@ use super::{
     page::into_page,
     query::{self, Query},
 };
-use crate::{clock::Clock, config::ConnectionConfig, http::HttpsProxy};
+use crate::{
+    clock::Clock,
+    config::{ConnectionConfig, HttpsProxy},
+};
 
 /// The one HTTP client of the process: one pool of connections, one TLS stack, the system's CAs, and for
 /// `https` the environment's proxy. Plain HTTP is a simulator, or where an instance or a container gets
@@ -41,14 +44,12 @@ pub fn http_client() -> SharedHttpClient {
     let Some(HttpsProxy { url, except }) = HttpsProxy::of_environment() else {
         return Builder::new().tls_provider(tls()).build_https();
     };
-    let proxy = match ProxyConfig::https(url.expose_secret()) {
-        Ok(proxy) => proxy.no_proxy(except),
-        Err(_) => {
-            // Its text may hold a password.
-            warn!("the proxy of the environment (`HTTPS_PROXY`) is no URL, and AWS is asked without it");
-            return Builder::new().tls_provider(tls()).build_https();
-        }
+    let Ok(proxy) = ProxyConfig::https(url.expose_secret()) else {
+        // Its text may hold a password.
+        warn!("the proxy of the environment (`HTTPS_PROXY`) is no URL, and AWS is asked without it");
+        return Builder::new().tls_provider(tls()).build_https();
     };
+    let proxy = proxy.no_proxy(except);
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder().proxy_config(proxy.clone());
         connector.set_connector_settings(settings.cloned());
