@@ -148,8 +148,9 @@ impl Inner {
         })
     }
 
-    /// Anything of the scope behind the place the batch was decided at is a conflict.
-    fn prove_unchanged(&self, batch: &Prepared) -> Result<(), TransportError> {
+    /// Anything of the scope behind the place the batch was decided at is a conflict. Proven it is by a look
+    /// up to the proven end, behind the fence.
+    fn prove_unchanged(&self, batch: &Prepared, until: Until) -> Result<(), TransportError> {
         if self.unfenced {
             return Ok(());
         }
@@ -170,7 +171,7 @@ impl Inner {
         self.read(
             batch.partition,
             from,
-            Until::ProvenEnd,
+            until,
             || {},
             |key| key.scope == batch.scope,
             |offset, _, _| Err(conflict(offset)),
@@ -207,8 +208,10 @@ impl Inner {
             producer
         } else {
             let single = packing == Packing::Single;
-            let connected = self.clients.connected(&id, largest, single);
-            connected.and_then(|producer| self.clients.fence(&id, producer)).map_err(WriteError::Failed)?
+            let connected = self.clients.connected(&id, largest, single).map_err(WriteError::Failed)?;
+            // Who claimed the poll while this was made is not fenced in the middle of it for nothing.
+            self.prove_unchanged(batch, Until::Committed).map_err(WriteError::Failed)?;
+            self.clients.fence(&id, connected).map_err(WriteError::Failed)?
         };
         let next = batch.more.then(|| connect(&self.clients, &id, largest));
         let written = self.in_one(&producer, batch, packing);
@@ -227,7 +230,7 @@ impl Inner {
         batch: &mut Prepared,
         packing: Packing,
     ) -> Result<Written, WriteError> {
-        self.prove_unchanged(batch).map_err(WriteError::Failed)?;
+        self.prove_unchanged(batch, Until::ProvenEnd).map_err(WriteError::Failed)?;
         self.clients.forget();
         producer
             .begin_transaction()
@@ -322,7 +325,7 @@ impl Inner {
 
     /// At least once: the order is the promise.
     fn in_order(&self, layout: &Layout, batch: &mut Prepared) -> Result<Written, TransportError> {
-        self.prove_unchanged(batch)?;
+        self.prove_unchanged(batch, Until::ProvenEnd)?;
         let mut packing = Packing::Many;
         for _ in 0..TOO_LARGE_ATTEMPTS {
             let known = lock(&self.idempotent).take().filter(|_| packing == Packing::Many);
