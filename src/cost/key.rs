@@ -61,7 +61,12 @@ impl CostKey<'_> {
     /// `partitionkey`: `111122223333/daily/2023-01-27/amazon-relational-database-service`, with the
     /// second group's slug as a fifth segment where there is one.
     pub fn partition_key(&self, scope: &Scope) -> String {
-        format!("{}/{}/{}", scope.segment(), self.period.granularity(), self.subject())
+        self.partition_key_of(&scope.segment(), &self.subject())
+    }
+
+    /// The same, of a scope's segment and the key's subject.
+    pub fn partition_key_of(&self, segment: &str, subject: &str) -> String {
+        [segment, self.period.granularity().name(), subject].join("/")
     }
 
     /// `subject`: `2023-01-27/amazon-relational-database-service`, and the second group's slug.

@@ -73,7 +73,7 @@ impl EventFactory {
     pub fn event_of(&self, id: Uuid, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
         let granularity = change.key.period.granularity() as usize;
         let subject = change.key.subject_by(&self.slugs);
-        let partition_key = [&self.segment, change.key.period.granularity().name(), &subject].join("/");
+        let partition_key = change.key.partition_key_of(&self.segment, &subject);
         let data = self.data(change, group_names);
         EventBuilderV10::new()
             .id(id.to_string())

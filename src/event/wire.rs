@@ -202,38 +202,28 @@ impl BinarySerializer<WireMessage> for BinaryWriter {
     }
 }
 
-/// The header of an attribute; of those our events have it is known without making it.
+/// The attributes our events have, and their headers on Kafka and on NATS.
+const HEADERS: [(&str, &str, &str); 11] = [
+    ("specversion", "ce_specversion", "ce-specversion"),
+    ("id", "ce_id", "ce-id"),
+    ("source", "ce_source", "ce-source"),
+    ("type", "ce_type", "ce-type"),
+    ("subject", "ce_subject", "ce-subject"),
+    ("time", "ce_time", "ce-time"),
+    ("datacontenttype", "content-type", "ce-datacontenttype"),
+    ("dataschema", "ce_dataschema", "ce-dataschema"),
+    ("change", "ce_change", "ce-change"),
+    ("partitionkey", "ce_partitionkey", "ce-partitionkey"),
+    ("revision", "ce_revision", "ce-revision"),
+];
+
+/// The header of an attribute; only of one that is not ours it has to be made.
 fn header(binding: Binding, name: &str) -> Cow<'static, str> {
-    macro_rules! known {
-        ($prefix:literal, $content_type:literal, $($name:literal),*) => {
-            match name {
-                "datacontenttype" => Cow::Borrowed($content_type),
-                $($name => Cow::Borrowed(concat!($prefix, $name)),)*
-                _ => Cow::Owned(format!(concat!($prefix, "{}"), name)),
-            }
-        };
-    }
-    macro_rules! of {
-        ($prefix:literal, $content_type:literal) => {
-            known!(
-                $prefix,
-                $content_type,
-                "change",
-                "dataschema",
-                "id",
-                "partitionkey",
-                "revision",
-                "source",
-                "specversion",
-                "subject",
-                "time",
-                "type"
-            )
-        };
-    }
-    match binding {
-        Binding::Kafka => of!("ce_", "content-type"),
-        Binding::Nats => of!("ce-", "ce-datacontenttype"),
+    let known = HEADERS.iter().find(|(known, ..)| *known == name);
+    match (binding, known) {
+        (Binding::Kafka, Some((_, header, _))) | (Binding::Nats, Some((.., header))) => Cow::Borrowed(header),
+        (Binding::Kafka, None) => Cow::Owned(format!("ce_{name}")),
+        (Binding::Nats, None) => Cow::Owned(format!("ce-{name}")),
     }
 }
 

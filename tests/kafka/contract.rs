@@ -196,6 +196,22 @@ async fn a_claim_is_seen_by_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_claimed_meanwhile_is_not_fenced_in_vain() {
+    let config = config(Broker::shared(), "meanwhile");
+    let (mut first, mut second) = (Process::new(&config), Process::new(&config));
+    first.recover().await.unwrap();
+    second.recover().await.unwrap();
+    let claim = Claim { instance: "second".to_owned(), token: "t".to_owned(), reserved: 1 };
+    second.state.claim = Some(claim);
+    second.publish(&[]).await.unwrap();
+    // By then its next producer is made and fenced, which a fence of the first one's would end.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let error = first.publish(&[change("Tax", 1)]).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict, "{error}");
+    second.publish(&[change("Tax", 1)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_went_backwards_is_noticed_and_read_anew() {
     let config = config(Broker::shared(), "backwards");
     let mut process = Process::new(&config);

@@ -12,6 +12,7 @@ fn all_problems_are_reported_at_once() {
         interval = "0.5s"
         intervall = "8h"
         claim_ttl = "1d"
+        instance = "a b"
         settle_days = 32
         publish_zero = "yes"
         requests_per_day = 3
@@ -49,7 +50,7 @@ fn all_problems_are_reported_at_once() {
         topic = "x"
     "#;
     insta::assert_snapshot!(error(text), @r#"
-    invalid configuration: 34 problems in `test.toml`
+    invalid configuration: 35 problems in `test.toml`
       kafak: unknown key
         hint: did you mean `kafka`?
       source.source: `two words` contains ' '; expected visible ASCII without `"` and `%`
@@ -63,6 +64,8 @@ fn all_problems_are_reported_at_once() {
       poll.interval: `0.5s` is too short; expected at least `1s`
       poll.claim_ttl: `1d` is not a duration
         hint: days differ in length; write hours: `24h`
+      poll.instance: `a b` is not the name of a process
+        hint: at most 64 letters, digits, `.`, `_` and `-`
       budget.requests_per_day: `-1` is too small; at least 0
       budget.requests_per_month is a number with a fraction; expected a whole number
       connections[0].account_id is a number; expected text
