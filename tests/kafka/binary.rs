@@ -4,9 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -202,50 +206,57 @@ async fn three_rivals_killed_anywhere_change_nothing() {
     soak("rivals", 3, 24).await;
 }
 
-/// Seconds from one poll to the next where replicas share them, and for how long they do.
-const INTERVAL: u64 = 4;
-const SECONDS: u64 = 12;
-
-/// Six connections, polled every few seconds.
-async fn shared_polls(name: &str) -> (Home, PathBuf) {
-    let home = Home::new(config(Broker::shared(), name), 3).await;
-    let accounts: Vec<String> = (0..6).map(|n| format!("{:012}", 222_233_334_440_u64 + n)).collect();
-    let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
-    let path = home.write_config(&format!("{INTERVAL}s"), "1m", None, &accounts);
-    (home, path)
+/// An AWS that takes every connection and never answers; how many there were.
+fn silent_aws() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            open.push(stream);
+            asked.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (url, count)
 }
 
-/// That no more polls were paid than were due since then, and that the events are as of one process.
-fn none_paid_twice(home: &Home, started: Instant) {
-    let paid = home.simulator.bill();
-    let seconds = started.elapsed().as_secs() + 1;
-    println!("{} polls paid in {seconds} s, {:?}", paid.chargeable, paid.accounts);
-    let most = 6 * (seconds / INTERVAL + 1);
-    assert!(paid.chargeable <= most, "{} polls were paid, {most} were due", paid.chargeable);
-    assert!(paid.chargeable > 6, "{paid:?}");
-    assert_eq!(violations(&home.committed()), [""; 0]);
-}
-
-/// Processes of one host share the connections, too, once each has a name of its own.
+/// Of two processes on one host the second asks AWS nothing while the first does, once each has a name of
+/// its own. The control: under one name it takes the claim for its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_of_one_host_pay_none_twice() {
-    let (home, _) = shared_polls("processes").await;
-    let run = |name: &str| {
-        let mut command = home.command(&["run"]);
-        Running(command.env("BILLING_SOURCE__POLL__INSTANCE", name).spawn().unwrap())
-    };
-    let started = Instant::now();
-    let processes = ["one", "two", "three"].map(run);
-    wait_until("each is polled", || home.simulator.bill().chargeable >= 6);
-    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
-    drop(processes);
-    none_paid_twice(&home, started);
+async fn processes_of_one_host_are_told_apart_by_their_names() {
+    for (topic, names, expected) in [("named", ["one", "two"], 1), ("unnamed", ["one", "one"], 2)] {
+        let home = Home::new(config(Broker::shared(), topic), 3).await;
+        let path = home.write_config("1h", "1m", None, &[DEFAULT_ACCOUNT]);
+        let (url, asked) = silent_aws();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(&home.simulator.url(), &url)).unwrap();
+        let run = |name: &str| {
+            let mut command = home.command(&["run"]);
+            Running(command.env("BILLING_SOURCE__POLL__INSTANCE", name).spawn().unwrap())
+        };
+        let first = run(names[0]);
+        wait_until("the first asks", || asked.load(Ordering::SeqCst) == 1);
+        let second = run(names[1]);
+        if expected == 2 {
+            wait_until("the second asks, too", || asked.load(Ordering::SeqCst) == 2);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), expected, "{topic}: {}", home.log());
+        drop((first, second));
+    }
 }
 
 /// Replicas of other names share the connections: each poll is claimed first, so none is paid twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_the_polls_and_pay_none_twice() {
-    let (home, path) = shared_polls("replicas").await;
+    const SECONDS: u64 = 12;
+    const INTERVAL: u64 = 4;
+    let home = Home::new(config(Broker::shared(), "replicas"), 3).await;
+    let accounts: Vec<String> = (0..6).map(|n| format!("{:012}", 222_233_334_440_u64 + n)).collect();
+    let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
+    let path = home.write_config(&format!("{INTERVAL}s"), "1m", None, &accounts);
     let shutdown = CancellationToken::new();
     let mut replicas = Vec::new();
     let mut worlds = Vec::new();
@@ -263,13 +274,20 @@ async fn replicas_share_the_polls_and_pay_none_twice() {
         replicas.push(tokio::spawn(app::run(config, transport, world, Mode::Service, shutdown.clone())));
     }
     let started = Instant::now();
-    wait_until("each is polled", || home.simulator.bill().chargeable >= 6);
+    wait_until("each is polled", || home.simulator.bill().chargeable >= accounts.len() as u64);
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
     shutdown.cancel();
     for replica in replicas {
         assert_eq!(replica.await.unwrap(), Exit::Done);
     }
-    none_paid_twice(&home, started);
+    let paid = home.simulator.bill();
+    let seconds = started.elapsed().as_secs() + 1;
+    println!("replicas: {} polls paid in {seconds} s, {:?}", paid.chargeable, paid.accounts);
+    let most = accounts.len() as u64 * (seconds / INTERVAL + 1);
+    assert!(paid.chargeable <= most, "{} polls were paid, {most} were due", paid.chargeable);
+    assert!(paid.chargeable >= accounts.len() as u64, "{paid:?}");
+    let records = home.committed();
+    assert_eq!(violations(&records), [""; 0]);
 }
 
 /// No broker: exit 69 and no request paid with `--once`.
