@@ -184,7 +184,7 @@ fn killed_at_random_it_goes_on_and_pays_for_no_finished_month_twice() {
         let spent = spent(&home);
         assert!(spent >= aws.charged() - paid_clean, "counted before it is asked for: {spent}");
         inside += usize::from(after.len() > before.len() && after.len() < 8);
-        home.log();
+        home.log_after_a_kill();
         kills += 1;
         if after.len() >= 6 || kills >= 40 {
             break;

@@ -28,6 +28,13 @@ impl Log {
         Self::parse(&std::fs::read_to_string(path).unwrap_or_default())
     }
 
+    /// The same of a file whose writer was killed, perhaps in the middle of a line. The next run cuts
+    /// that line before it writes, so it is no part of the log.
+    pub(crate) fn read_after_a_kill(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        Self::parse(&text[..text.rfind('\n').map_or(0, |end| end + 1)])
+    }
+
     /// The same from a text.
     pub(crate) fn parse(text: &str) -> Self {
         assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {:?}", text.lines().last());

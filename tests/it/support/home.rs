@@ -187,6 +187,11 @@ impl Home {
         Log::read(&self.path("events.jsonl"))
     }
 
+    /// The same when the writer was killed, perhaps in the middle of a line.
+    pub(crate) fn log_after_a_kill(&self) -> Log {
+        Log::read_after_a_kill(&self.path("events.jsonl"))
+    }
+
     /// The state, to look at.
     pub(crate) fn state(&self) -> rusqlite::Connection {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
