@@ -17,7 +17,10 @@ use secrecy::ExposeSecret as _;
 use tokio::runtime::Handle;
 use tracing::debug;
 
-use super::context::{Context, Refusal};
+use super::{
+    context::{Context, Refusal},
+    producer::{Acknowledgements, Producer},
+};
 use crate::{
     config::KafkaConfig,
     transport::{TransportError, TransportErrorKind as Kind},
@@ -94,10 +97,11 @@ impl Clients {
         id: &str,
         largest: Option<&str>,
         single: bool,
-    ) -> Result<FutureProducer<Context>, TransportError> {
+    ) -> Result<Producer, TransportError> {
         let mut config = self.producer_base(largest, single);
         config.set("transactional.id", id).set("transaction.timeout.ms", TRANSACTION.as_millis().to_string());
-        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
+        let context = Acknowledgements::new(self.context.clone());
+        config.create_with_context(context).map_err(|e| self.error("create a producer", &e))
     }
 
     /// The same, fenced: whatever an earlier instance left open is ended, whatever it still tries refused.
@@ -107,7 +111,7 @@ impl Clients {
         id: &str,
         largest: Option<&str>,
         single: bool,
-    ) -> Result<FutureProducer<Context>, TransportError> {
+    ) -> Result<Producer, TransportError> {
         self.fence(id, self.transactional(id, largest, single)?)
     }
 
@@ -119,7 +123,7 @@ impl Clients {
         id: &str,
         largest: Option<&str>,
         single: bool,
-    ) -> Result<FutureProducer<Context>, TransportError> {
+    ) -> Result<Producer, TransportError> {
         let producer = self.transactional(id, largest, single)?;
         for topic in [&self.config.topic, &self.config.state_topic] {
             // Only time is lost: what is the matter is told by the fence.
@@ -132,11 +136,7 @@ impl Clients {
     }
 
     /// Fences all earlier instances of this one's id.
-    pub(super) fn fence(
-        &self,
-        id: &str,
-        producer: FutureProducer<Context>,
-    ) -> Result<FutureProducer<Context>, TransportError> {
+    pub(super) fn fence(&self, id: &str, producer: Producer) -> Result<Producer, TransportError> {
         let deadline = Instant::now() + TRANSACTION;
         loop {
             let Err(error) = producer.init_transactions(Duration::from_secs(2)) else { return Ok(producer) };
@@ -149,14 +149,22 @@ impl Clients {
     }
 
     /// For at-least-once delivery.
-    pub(super) fn idempotent(
-        &self,
-        largest: Option<&str>,
-        single: bool,
-    ) -> Result<FutureProducer<Context>, TransportError> {
+    pub(super) fn idempotent(&self, largest: Option<&str>, single: bool) -> Result<Producer, TransportError> {
+        let context = Acknowledgements::new(self.context.clone());
+        let config = self.without_transactions(largest, single);
+        config.create_with_context(context).map_err(|e| self.error("create a producer", &e))
+    }
+
+    /// The same for records that are sent one at a time.
+    pub(super) fn one_at_a_time(&self) -> Result<FutureProducer<Context>, TransportError> {
+        let config = self.without_transactions(None, false);
+        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
+    }
+
+    fn without_transactions(&self, largest: Option<&str>, single: bool) -> ClientConfig {
         let mut config = self.producer_base(largest, single);
         config.set("delivery.timeout.ms", TRANSACTION.as_millis().to_string());
-        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a producer", &e))
+        config
     }
 
     /// Reads what is committed, from where it is told to.

@@ -1,124 +1,200 @@
-//! Records on their way: queued, acknowledged, each event followed by its key's state.
+//! A batch on its way. One thread encodes and queues events; another takes acknowledgements, and queues
+//! each key's state once its event has its place. The broker stores meanwhile.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{Header, OwnedHeaders},
-    producer::{DeliveryFuture, FutureProducer, FutureRecord},
+    producer::{BaseRecord, Producer as _},
 };
 
 use super::{
     Inner,
-    client::{code, wait},
-    context::Context,
-    publish::Prepared,
+    producer::{Acknowledgement, Producer, is_too_large, send},
     record::{EVENT_HEADER, RecordKey},
 };
-use crate::event::WireMessage;
+use crate::{
+    event::{Binding, ContentMode, Event, WireMessage, encode},
+    transport::{StateRecord, TransportError, TransportErrorKind as Kind},
+};
 
-/// The records of a batch on their way.
+/// An event, encoded when it is first sent.
+pub(super) struct Entry {
+    event: Option<Event>,
+    message: WireMessage,
+}
+
+impl Entry {
+    pub(super) fn new(event: Event) -> Self {
+        Self { event: Some(event), message: WireMessage::default() }
+    }
+
+    fn message(&mut self, mode: ContentMode) -> Result<&WireMessage, TransportError> {
+        if let Some(event) = self.event.take() {
+            self.message = encode(event, Binding::Kafka, mode).map_err(|e| {
+                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
+            })?;
+        }
+        Ok(&self.message)
+    }
+}
+
+/// How far the thread is that queues events, and whether it need go on.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub(super) queued: AtomicUsize,
+    pub(super) given_up: AtomicBool,
+}
+
+/// Why an event could not be queued.
+pub(super) enum QueueError {
+    Encoding(TransportError),
+    Sending(KafkaError),
+}
+
+impl Inner {
+    /// Queues the events that were not refused before; an event's number is its index. Returns those that
+    /// are refused without being sent.
+    pub(super) fn queue_events(
+        &self,
+        producer: &Producer,
+        entries: &mut [Entry],
+        refused_before: &HashMap<usize, String>,
+        progress: &Progress,
+        deadline: Instant,
+    ) -> Result<Vec<(usize, String)>, QueueError> {
+        let topic = &*self.config.topic;
+        let mut refused = Vec::new();
+        for (index, entry) in entries.iter_mut().enumerate() {
+            if refused_before.contains_key(&index) {
+                continue;
+            }
+            if progress.given_up.load(Ordering::Relaxed) {
+                break;
+            }
+            let message = entry.message(self.config.content_mode).map_err(QueueError::Encoding)?;
+            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            for (key, value) in &message.headers {
+                headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
+            }
+            let mut record = BaseRecord::<str, [u8], usize>::with_opaque_to(topic, index)
+                .payload(&message.payload)
+                .headers(headers);
+            if let Some(key) = &message.key {
+                record = record.key(key);
+            }
+            match send(producer, record, deadline) {
+                Ok(()) => {
+                    progress.queued.fetch_add(1, Ordering::Release);
+                }
+                Err(error) if is_too_large(&error) => {
+                    let reason = format!(
+                        "its record of {} bytes is larger than topic `{topic}` takes; raise `max.message.bytes`",
+                        message.payload.len(),
+                    );
+                    refused.push((index, reason));
+                }
+                Err(error) => return Err(QueueError::Sending(error)),
+            }
+        }
+        Ok(refused)
+    }
+}
+
+/// The records of a batch that are on their way. A state's number lies behind those of all events, the
+/// connection's behind those of all states.
 pub(super) struct Flow<'a> {
     pub(super) publish: &'a Inner,
-    pub(super) producer: &'a FutureProducer<Context>,
+    pub(super) producer: &'a Producer,
+    pub(super) scope: &'a str,
+    /// Of the state topic.
+    pub(super) partition: i32,
+    pub(super) records: &'a [StateRecord],
     pub(super) deadline: Instant,
-    pub(super) states: Vec<DeliveryFuture>,
+    /// Events of which is known what became of them.
+    pub(super) settled: usize,
     /// Of the events that are acknowledged.
     pub(super) places: Vec<(i32, u64)>,
+    /// States that are not acknowledged.
+    pub(super) states: usize,
+    /// Where the connection's record lies.
+    pub(super) connection: Option<u64>,
     pub(super) refused: Vec<(usize, String)>,
     pub(super) failure: Option<KafkaError>,
 }
 
 impl Flow<'_> {
-    pub(super) fn event(&self, message: &WireMessage) -> Result<DeliveryFuture, KafkaError> {
-        let topic = &*self.publish.config.topic;
-        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
+    /// Takes acknowledgements until something has come true, or it is known that it will not.
+    pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let arrived = self.producer.client().context().take();
+            let hopeless = || Instant::now() >= self.deadline || self.publish.clients.is_hopeless();
+            if arrived.is_empty() && hopeless() {
+                self.fail(KafkaError::MessageProduction(Code::MessageTimedOut));
+                return;
+            }
+            for acknowledgement in arrived {
+                self.acknowledged(acknowledgement);
+            }
         }
-        let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&message.payload).headers(headers);
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
-        send(self.producer, record, self.deadline)
     }
 
-    /// An event has its place, so its state can follow; or the batch has failed.
-    pub(super) fn delivered(
-        &mut self,
-        batch: &Prepared,
-        index: usize,
-        outcome: Result<(i32, u64), KafkaError>,
-    ) {
+    fn acknowledged(&mut self, Acknowledgement { number, outcome }: Acknowledgement) {
+        let events = self.records.len();
+        if number < events {
+            self.settled += 1;
+        } else if number < 2 * events {
+            self.states -= 1;
+        }
         match outcome {
-            Ok(place) => {
+            Ok(place) if number < events => {
                 self.places.push(place);
                 if self.failure.is_none() && self.refused.is_empty() {
-                    match self.state(batch, index, place) {
-                        Ok(delivery) => self.states.push(delivery),
-                        Err(error) => self.failure = Some(error),
+                    match self.send_state(number, place) {
+                        Ok(()) => self.states += 1,
+                        Err(error) => self.fail(error),
                     }
                 }
             }
-            Err(error) if is_too_large(&error) => {
+            Ok((_, offset)) if number == 2 * events => self.connection = Some(offset),
+            Ok(_) => {}
+            Err(error) if number < events && is_too_large(&error) => {
                 let topic = &self.publish.config.topic;
                 let reason =
                     format!("topic `{topic}` refused its record as too large; raise `max.message.bytes`");
-                self.refused.push((index, reason));
+                self.refused.push((number, reason));
             }
-            Err(error) => self.failure = self.failure.take().or(Some(error)),
+            Err(error) => self.fail(error),
         }
     }
 
-    fn state(
-        &self,
-        batch: &Prepared,
-        index: usize,
-        (partition, offset): (i32, u64),
-    ) -> Result<DeliveryFuture, KafkaError> {
-        let record = &batch.events[index].record;
+    fn fail(&mut self, error: KafkaError) {
+        self.failure.get_or_insert(error);
+    }
+
+    fn send_state(&self, index: usize, (partition, offset): (i32, u64)) -> Result<(), KafkaError> {
+        let record = &self.records[index];
         let place = format!("{partition}/{offset}");
         let headers = OwnedHeaders::new_with_capacity(1)
             .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
-        let (key, value) = (RecordKey::of(&batch.scope, record).to_json(), record.to_json());
-        let record = FutureRecord::<str, str>::to(&self.publish.config.state_topic)
-            .partition(batch.partition)
-            .key(&key)
-            .payload(&value)
-            .headers(headers);
+        let (key, value) = (RecordKey::of(self.scope, record).to_json(), record.to_json());
+        let record = self.state_record(self.records.len() + index).key(&key).payload(&value).headers(headers);
         send(self.producer, record, self.deadline)
     }
-}
 
-/// Queues a record; while the queue is full, waits.
-pub(super) fn send<P: rdkafka::message::ToBytes + ?Sized>(
-    producer: &FutureProducer<Context>,
-    mut record: FutureRecord<'_, str, P>,
-    deadline: Instant,
-) -> Result<DeliveryFuture, KafkaError> {
-    loop {
-        match producer.send_result(record) {
-            Ok(delivery) => return Ok(delivery),
-            Err((error, back)) if code(&error) == Some(Code::QueueFull) && Instant::now() < deadline => {
-                record = back;
-                wait(Duration::from_millis(20));
-            }
-            Err((error, _)) => return Err(error),
-        }
+    /// The connection's state is last: with it the batch is complete.
+    pub(super) fn send_connection(&self, value: &str) -> Result<(), KafkaError> {
+        let key = RecordKey::connection(self.scope).to_json();
+        let record = self.state_record(2 * self.records.len()).key(&key).payload(value);
+        send(self.producer, record, self.deadline)
     }
-}
 
-pub(super) fn place(outcome: <DeliveryFuture as Future>::Output) -> Result<(i32, u64), KafkaError> {
-    match outcome {
-        Ok(Ok(place)) => Ok((place.partition, u64::try_from(place.offset).unwrap_or(0))),
-        Ok(Err((error, _))) => Err(error),
-        Err(_) => Err(KafkaError::Canceled),
+    fn state_record(&self, number: usize) -> BaseRecord<'_, str, str, usize> {
+        BaseRecord::with_opaque_to(&self.publish.config.state_topic, number).partition(self.partition)
     }
-}
-
-pub(super) fn is_too_large(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize)
-    )
 }

@@ -50,7 +50,7 @@ impl LetterTopic {
                 config.bootstrap_servers
             )));
         }
-        let producer = kafka.0.clients.idempotent(None, false)?;
+        let producer = kafka.0.clients.one_at_a_time()?;
         Ok(Self { kafka, producer, topic: topic.to_owned() })
     }
 

@@ -18,6 +18,7 @@ mod flow;
 mod letters;
 mod msk_iam;
 mod oauth;
+mod producer;
 mod publish;
 mod reader;
 mod record;
@@ -37,11 +38,11 @@ use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
     message::{BorrowedMessage, Headers as _},
-    producer::FutureProducer,
 };
 
 use client::Clients;
 use context::Context;
+use producer::Producer;
 use record::{EVENT_HEADER, Read, RecordKey, partition_of};
 use spare::Spares;
 use topics::Layout;
@@ -69,7 +70,7 @@ struct Inner {
     /// For the next batch of a poll that is under way.
     spares: Spares,
     /// For at-least-once delivery; dropped after any failure.
-    idempotent: Mutex<Option<FutureProducer<Context>>>,
+    idempotent: Mutex<Option<Producer>>,
     /// Negative control of the tests: neither fence nor proof.
     unfenced: bool,
 }

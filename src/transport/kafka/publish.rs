@@ -3,71 +3,47 @@
 //! What cannot be told from the outcome is `Unknown`: the next recovery looks.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
+    panic::resume_unwind,
+    sync::atomic::Ordering,
+    thread,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
-use rdkafka::{
-    consumer::Consumer as _,
-    error::{KafkaError, RDKafkaErrorCode as Code},
-    metadata::MetadataTopic,
-    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
-};
-use tokio::runtime::Handle;
+use rdkafka::{consumer::Consumer as _, error::KafkaError, metadata::MetadataTopic, producer::Producer as _};
 use tracing::debug;
 use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced, wait},
-    context::Context,
-    flow::{Flow, is_too_large, place, send},
+    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
+    flow::{Entry, Flow, Progress, QueueError},
     lock,
-    record::{ConnectionRecord, RecordKey, partition_of},
+    producer::Producer,
+    record::{ConnectionRecord, partition_of},
     spare::{connect, let_go},
     topics::Layout,
 };
 use crate::{
     config::DeliveryMode,
-    event::{Binding, ContentMode, Event, WireMessage, encode},
     transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
 };
-
-/// How often is looked for acknowledgements.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
 
 /// A batch with the events that were refused so far.
 pub(super) struct Prepared {
-    pub(super) scope: String,
-    pub(super) partition: i32,
+    scope: String,
+    partition: i32,
     from: u64,
-    pub(super) events: Vec<Entry>,
+    entries: Vec<Entry>,
+    /// Each event's key's state.
+    records: Vec<StateRecord>,
     connection: ConnectionRecord,
     refused: HashMap<usize, String>,
     /// The poll goes on: it keeps its claim.
     more: bool,
-}
-
-/// An event, encoded when it is first sent, and its key's state.
-pub(super) struct Entry {
-    event: Option<Event>,
-    message: WireMessage,
-    pub(super) record: StateRecord,
-}
-
-impl Entry {
-    fn message(&mut self, mode: ContentMode) -> Result<&WireMessage, TransportError> {
-        if let Some(event) = self.event.take() {
-            self.message = encode(event, Binding::Kafka, mode).map_err(|e| {
-                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-            })?;
-        }
-        Ok(&self.message)
-    }
 }
 
 /// Why the records of a batch could not be written.
@@ -105,15 +81,15 @@ impl Inner {
             }
             self.explained(error)
         })?;
-        let Prepared { scope, from, events, connection, refused, .. } = prepared;
+        let Prepared { scope, from, records, connection, refused, .. } = prepared;
         let mut view = self.view();
         for (partition, offset) in written.places {
             view.event(partition, offset);
         }
         view.note(scope.clone(), written.end - 1, connection);
-        let stored = refused.len() < events.len();
+        let stored = refused.len() < records.len();
         view.wrote(&scope, if stored { written.end } else { from }, written.end);
-        Ok((0..events.len())
+        Ok((0..records.len())
             .map(|index| match refused.get(&index) {
                 Some(reason) => Delivery::Rejected(reason.clone()),
                 None => Delivery::Stored(written.end),
@@ -128,12 +104,9 @@ impl Inner {
         };
         let from = batch.recovered_to.filter(|_| self.view().is_current(&batch.scope));
         let from = from.ok_or_else(not_recovered)?;
-        let events = batch.events.into_iter().map(|Outgoing { event, record, .. }| Entry {
-            event: Some(event),
-            message: WireMessage::default(),
-            record,
-        });
-        let events = events.collect();
+        let outgoing = batch.events.into_iter();
+        let (entries, records) =
+            outgoing.map(|Outgoing { event, record, .. }| (Entry::new(event), record)).unzip();
         let more = batch.connection.claim.is_some();
         let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
         let lineage = lineage.unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -142,7 +115,8 @@ impl Inner {
             connection: ConnectionRecord::new(layout.state_partitions, lineage, batch.connection),
             scope: batch.scope,
             from,
-            events,
+            entries,
+            records,
             refused: HashMap::new(),
             more,
         })
@@ -226,7 +200,7 @@ impl Inner {
 
     fn in_one(
         &self,
-        producer: &FutureProducer<Context>,
+        producer: &Producer,
         batch: &mut Prepared,
         packing: Packing,
     ) -> Result<Written, WriteError> {
@@ -246,7 +220,7 @@ impl Inner {
         Ok(written)
     }
 
-    fn commit(&self, producer: &FutureProducer<Context>, deadline: Instant) -> Result<(), TransportError> {
+    fn commit(&self, producer: &Producer, deadline: Instant) -> Result<(), TransportError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
             let error = match producer.commit_transaction(left) {
@@ -272,31 +246,6 @@ impl Inner {
                 debug!(%error, "could not abort");
             }
             return Err(failed);
-        }
-    }
-
-    /// The place of a record, once it is acknowledged; or nothing, once it is known that it will not be.
-    pub(super) fn delivered(
-        &self,
-        mut delivery: DeliveryFuture,
-        deadline: Instant,
-    ) -> Result<(i32, u64), KafkaError> {
-        // Acknowledgements come many at a time: most are there when the first is.
-        if let Some(outcome) = (&mut delivery).now_or_never() {
-            return place(outcome);
-        }
-        loop {
-            let slice = (Instant::now() + Duration::from_millis(500)).min(deadline);
-            let until = tokio::time::Instant::from_std(slice);
-            let waited =
-                Handle::current().block_on(async { tokio::time::timeout_at(until, &mut delivery).await });
-            match waited {
-                Ok(outcome) => return place(outcome),
-                Err(_) if Instant::now() >= deadline || self.clients.is_hopeless() => {
-                    return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
-                }
-                Err(_) => {}
-            }
         }
     }
 
@@ -360,94 +309,66 @@ impl Inner {
     /// Events, each one's state once it is acknowledged, and the connection's after all of them.
     fn write(
         &self,
-        producer: &FutureProducer<Context>,
+        producer: &Producer,
         batch: &mut Prepared,
         packing: Packing,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
+        let Prepared { scope, partition, entries, records, connection, refused, .. } = batch;
         let mut flow = Flow {
             publish: self,
             producer,
+            scope,
+            partition: *partition,
+            records,
             deadline,
-            states: Vec::with_capacity(batch.events.len()),
-            places: Vec::with_capacity(batch.events.len()),
+            settled: 0,
+            places: Vec::with_capacity(records.len()),
+            states: 0,
+            connection: None,
             refused: Vec::new(),
             failure: None,
         };
-        let mut waiting = VecDeque::with_capacity(batch.events.len());
-        for index in 0..batch.events.len() {
-            if batch.refused.contains_key(&index) {
-                continue;
-            }
-            let message =
-                batch.events[index].message(self.config.content_mode).map_err(WriteError::Failed)?;
-            match flow.event(message) {
-                Ok(delivery) => waiting.push_back((index, delivery)),
-                Err(error) if is_too_large(&error) => {
-                    let reason = format!(
-                        "its record of {} bytes is larger than topic `{}` takes; raise `max.message.bytes`",
-                        message.payload.len(),
-                        self.config.topic
-                    );
-                    batch.refused.insert(index, reason);
-                }
-                Err(error) => return Err(failed(&error)),
-            }
-            // What is acknowledged by now; the broker works while this thread encodes.
-            while let Some((index, delivery)) = waiting.front_mut()
-                && let Some(outcome) = delivery.now_or_never()
-            {
-                flow.delivered(batch, *index, place(outcome));
-                waiting.pop_front();
-            }
-        }
-        // Acknowledgements come many at a time. Once the oldest is there all are looked for, whatever their
-        // partition: to be woken for each costs more than to look again in a while.
-        while let Some((index, delivery)) = waiting.front_mut() {
-            if let Some(outcome) = delivery.now_or_never() {
-                flow.delivered(batch, *index, place(outcome));
-                waiting.pop_front();
-                waiting.retain_mut(|(index, delivery)| {
-                    let outcome = delivery.now_or_never();
-                    let waits = outcome.is_none();
-                    if let Some(outcome) = outcome {
-                        flow.delivered(batch, *index, place(outcome));
-                    }
-                    waits
-                });
-            } else if Instant::now() >= deadline || self.clients.is_hopeless() {
-                flow.delivered(batch, *index, Err(KafkaError::MessageProduction(Code::MessageTimedOut)));
-                break;
-            }
-            if !waiting.is_empty() {
-                wait(LOOK);
-            }
-        }
-        let Flow { mut states, places, mut refused, failure, .. } = flow;
-        if !refused.is_empty() {
+        let progress = Progress::default();
+        let queued = thread::scope(|scope| {
+            let queueing = scope.spawn(|| self.queue_events(producer, entries, refused, &progress, deadline));
+            // Finished first: after that the number is final.
+            flow.until(|flow| {
+                progress.given_up.fetch_or(flow.failure.is_some(), Ordering::Relaxed);
+                queueing.is_finished() && flow.settled == progress.queued.load(Ordering::Acquire)
+            });
+            progress.given_up.store(true, Ordering::Relaxed);
+            queueing.join().unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        if !flow.refused.is_empty() {
             if packing == Packing::Many {
-                refused.clear();
+                flow.refused.clear();
             }
-            return Err(WriteError::TooLarge(refused));
+            return Err(WriteError::TooLarge(flow.refused));
         }
-        if let Some(error) = failure {
-            return Err(failed(&error));
+        if let Some(error) = &flow.failure {
+            return Err(failed(error));
+        }
+        match queued {
+            Ok(too_large) => refused.extend(too_large),
+            Err(QueueError::Encoding(error)) => return Err(WriteError::Failed(error)),
+            Err(QueueError::Sending(error)) => return Err(failed(&error)),
         }
         if self.config.delivery == DeliveryMode::AtLeastOnce {
             // Without a transaction only the order says that the keys' state is complete.
-            for delivery in states.drain(..) {
-                self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
+            flow.until(|flow| flow.states == 0 || flow.failure.is_some());
+            if let Some(error) = &flow.failure {
+                return Err(failed(error));
             }
         }
-        let topic = &*self.config.state_topic;
-        let (key, value) = (RecordKey::connection(&batch.scope).to_json(), batch.connection.to_json());
-        let record = FutureRecord::<str, str>::to(topic).partition(batch.partition).key(&key).payload(&value);
-        let connection = send(producer, record, deadline).map_err(|e| failed(&e))?;
-        for delivery in states {
-            self.delivered(delivery, deadline).map_err(|e| failed(&e))?;
+        flow.send_connection(&connection.to_json()).map_err(|e| failed(&e))?;
+        flow.until(|flow| flow.states == 0 && flow.connection.is_some() || flow.failure.is_some());
+        match flow {
+            Flow { failure: Some(error), .. } => Err(failed(&error)),
+            Flow { connection, places, .. } => {
+                Ok(Written { places, end: connection.map_or(0, |offset| offset + 1) })
+            }
         }
-        let (_, offset) = self.delivered(connection, deadline).map_err(|e| failed(&e))?;
-        Ok(Written { places, end: offset + 1 })
     }
 }

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use rdkafka::{
     error::KafkaError,
-    producer::{FutureProducer, FutureRecord, Producer as _},
+    message::ToBytes,
+    producer::{BaseRecord, Producer as _},
 };
 use secrecy::ExposeSecret;
 
@@ -17,8 +18,7 @@ use super::{
     Inner,
     check::Report,
     client::{ID_DENIED, REQUEST, TOPIC_DENIED},
-    context::Context,
-    flow::is_too_large,
+    producer::{Numbered, Producer, is_too_large, send_one},
     topics::Layout,
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Inner {
             }
         };
         let written = self.aborted(&producer, |producer| {
-            let record = FutureRecord::<str, str>::to(state).partition(0).key("check").payload("aborted");
+            let record = BaseRecord::with_opaque_to(state, 0).partition(0).key("check").payload("aborted");
             self.sent(producer, record)
                 .map(|()| true)
                 .map_err(|e| self.clients.error(&format!("write to state topic `{state}`"), &e))
@@ -109,7 +109,7 @@ impl Inner {
         &self,
         report: &mut Report,
         layout: &Layout,
-        producer: &FutureProducer<Context>,
+        producer: &Producer,
     ) -> Result<bool, TransportError> {
         let topic = &self.config.topic;
         let largest = layout.largest.as_ref().and_then(|bytes| bytes.parse::<usize>().ok());
@@ -118,7 +118,7 @@ impl Inner {
             return Ok(false);
         };
         let noise = noise(size + 1);
-        let record = FutureRecord::<str, [u8]>::to(topic).key("check").payload(&noise);
+        let record = BaseRecord::with_opaque_to(topic, 0).key("check").payload(&*noise);
         let written = match self.sent(producer, record) {
             Ok(()) => Ok(()),
             Err(error) if is_too_large(&error) => Ok(()),
@@ -138,8 +138,8 @@ impl Inner {
     /// Something in a transaction that is aborted; whether anything came into it.
     fn aborted(
         &self,
-        producer: &FutureProducer<Context>,
-        work: impl FnOnce(&FutureProducer<Context>) -> Result<bool, TransportError>,
+        producer: &Producer,
+        work: impl FnOnce(&Producer) -> Result<bool, TransportError>,
     ) -> Result<(), TransportError> {
         self.clients.forget();
         producer.begin_transaction().map_err(|e| self.clients.error("begin a transaction", &e))?;
@@ -152,14 +152,13 @@ impl Inner {
         }
     }
 
-    fn sent<P: rdkafka::message::ToBytes + ?Sized>(
+    fn sent<P: ToBytes + ?Sized>(
         &self,
-        producer: &FutureProducer<Context>,
-        record: FutureRecord<'_, str, P>,
+        producer: &Producer,
+        record: Numbered<'_, P>,
     ) -> Result<(), KafkaError> {
         let deadline = Instant::now() + REQUEST;
-        let delivery = producer.send_result(record).map_err(|(error, _)| error)?;
-        self.delivered(delivery, deadline).map(|_| ())
+        send_one(producer, record, deadline, || self.clients.is_hopeless()).map(|_| ())
     }
 
     /// Whether it went well; a right that is missing goes into the report.

@@ -10,16 +10,15 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::producer::FutureProducer;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{client::Clients, context::Context, lock};
+use super::{client::Clients, lock, producer::Producer};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// So long one is kept: a page of AWS takes seconds. After that nothing of a poll is left at the broker.
 const KEPT: Duration = Duration::from_secs(30);
 
-pub(super) type Making = JoinHandle<Result<FutureProducer<Context>, TransportError>>;
+pub(super) type Making = JoinHandle<Result<Producer, TransportError>>;
 
 /// At most one per `transactional.id`.
 #[derive(Default)]
@@ -49,7 +48,7 @@ impl Spares {
     }
 
     /// The one that was made, if it came to anything.
-    pub(super) fn take(&self, id: &str) -> Option<FutureProducer<Context>> {
+    pub(super) fn take(&self, id: &str) -> Option<Producer> {
         let making = lock(&self.0).remove(id)?;
         Handle::current()
             .block_on(making)
