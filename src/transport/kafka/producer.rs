@@ -125,6 +125,14 @@ pub(super) fn send_one<P: ToBytes + ?Sized>(
     }
 }
 
+/// Waits until the producer's thread is done with all that it was told. A commit that finds it at that waits
+/// a tenth of a second.
+pub(super) fn settle(producer: &Producer, deadline: Instant) {
+    while producer.in_flight_count() > 0 && Instant::now() < deadline {
+        std::thread::park_timeout(LOOK);
+    }
+}
+
 pub(super) fn is_too_large(error: &KafkaError) -> bool {
     matches!(
         code(error),

@@ -19,7 +19,7 @@ use super::{
     client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
     flow::{Entry, Flow, Progress, QueueError},
     lock,
-    producer::Producer,
+    producer::{Producer, settle},
     record::{ConnectionRecord, partition_of},
     spare::{connect, let_go},
     topics::Layout,
@@ -221,6 +221,7 @@ impl Inner {
     }
 
     fn commit(&self, producer: &Producer, deadline: Instant) -> Result<(), TransportError> {
+        settle(producer, deadline);
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
             let error = match producer.commit_transaction(left) {
