@@ -1,7 +1,10 @@
 //! Faults at named places of the protocol: the program killed there, connections cut, answers lost,
 //! everything slow; an idle program; and what a broker that works may still refuse.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use amazon_billing_source::{
     config::{DeliveryMode, KafkaConfig},
@@ -116,6 +119,52 @@ async fn lost_answers_lose_nothing_and_repeat_nothing() {
 
 /// A commit that comes after the broker has given the transaction up: nobody knows, nothing was stored,
 /// and it is published once.
+/// What a rival commits while a ledger is read is in the ledger, wherever in the reading it falls: an event
+/// that is there is never taken for one that was lost, and published again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_while_a_ledger_is_read_is_in_it() {
+    let proxied = Proxied::start("").await;
+    let reading = behind(&proxied, "while-read");
+    let writing = KafkaConfig { bootstrap_servers: proxied.broker.servers(), ..reading.clone() };
+    let (mut writer, mut reader) = (Process::new(&writing), Process::new(&reading));
+    writer.recover().await.unwrap();
+    reader.recover().await.unwrap();
+    let mut places = 0;
+    loop {
+        proxied.plan(Place::After(Api::ListOffsets, places + 1), Fault::Stop);
+        let services: Vec<_> = (0..30).map(|n| format!("Service {places}-{n}")).collect();
+        let changes: Vec<_> = services.iter().map(|service| change(service, 1)).collect();
+        let stopped = {
+            let mut reading = pin!(reader.recover());
+            let reached = async {
+                while !proxied.reached() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                read = &mut reading => {
+                    read.unwrap();
+                    false
+                }
+                () = reached => {
+                    writer.publish(&changes).await.unwrap();
+                    proxied.go_on();
+                    reading.await.unwrap();
+                    true
+                }
+            }
+        };
+        if !stopped {
+            break;
+        }
+        places += 1;
+        reader.recover().await.unwrap();
+        assert_eq!(reader.ledger.len(), writer.ledger.len(), "committed at place {places}");
+    }
+    assert!(places > 6, "{places}: an end of each partition is asked for");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_took_too_long_is_unknown_and_comes_once() {
     let proxied = Proxied::start("transaction.abort.timed.out.transaction.cleanup.interval.ms=1000").await;

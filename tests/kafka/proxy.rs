@@ -28,6 +28,8 @@ use crate::broker::{Broker, Jvm, free_port};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Api {
     Produce = 0,
+    /// Where a log begins or ends.
+    ListOffsets = 2,
     /// The fence.
     InitProducerId = 22,
     /// The first record of a transaction for a partition.
@@ -116,7 +118,7 @@ inter.broker.listener.name=PLAINTEXT
         *self.shared.plan.lock().unwrap() = Plan { fault: Some((place, fault)), seen: HashMap::new() };
     }
 
-    /// Whether a planned fault was made since the last [`Proxied::pass`].
+    /// Whether a planned fault was made since the last [`Proxied::pass`] or [`Proxied::go_on`].
     pub fn reached(&self) -> bool {
         self.shared.gate.borrow().reached > 0
     }
@@ -131,7 +133,7 @@ inter.broker.listener.name=PLAINTEXT
 
     /// What was stopped goes on as if nothing had been.
     pub fn go_on(&self) {
-        self.shared.gate.send_modify(|gate| gate.stopped = false);
+        self.shared.gate.send_modify(|gate| (gate.stopped, gate.reached) = (false, 0));
     }
 
     pub fn delay(&self, by: Duration) {

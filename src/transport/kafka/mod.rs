@@ -78,8 +78,8 @@ struct Inner {
 /// What a reading of the state is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// Everything anybody began to write is decided.
-    ProvenEnd,
+    /// Everything anybody began to write up to this end is decided. Begins with the lowest offset.
+    ProvenEnd { low: u64, end: u64 },
     /// What is committed now, whatever is under way.
     Committed,
 }
@@ -229,11 +229,14 @@ impl Inner {
         if from.is_some() && !self.view().is_current(scope) {
             return Err(reader::regressed(&self.config.state_topic, 0, from.unwrap_or(0)));
         }
+        let partition = partition_of(scope, layout.state_partitions);
+        // The end of the state is found before the ends of the events. A state is written after its event,
+        // so whatever is read up to that end has its event before these, or its event is lost.
+        let until = self.proven_end(partition)?;
         for partition in 0..layout.event_partitions {
             let (_, end) = self.clients.watermarks(&self.uncommitted, &self.config.topic, partition)?;
             self.view().event_end(&self.config.topic, partition, end)?;
         }
-        let partition = partition_of(scope, layout.state_partitions);
         let known = self.view().record(scope).map(|(offset, record)| (offset, record.lineage.clone()));
         let known = known.filter(|_| from.is_some());
         // From the connection's last record on: that it is still there proves that this is still the log.
@@ -243,7 +246,7 @@ impl Inner {
         let end = self.read(
             partition,
             start,
-            Until::ProvenEnd,
+            until,
             || self.fence_quietly(scope),
             |key| key.is_connection() || key.scope == scope,
             |offset, read, event| {
@@ -340,6 +343,13 @@ impl Inner {
         Ok(())
     }
 
+    /// Where everything that was begun by now will be decided.
+    fn proven_end(&self, partition: i32) -> Result<Until, TransportError> {
+        let topic = &self.config.state_topic;
+        let (low, end) = self.clients.watermarks(&self.uncommitted, topic, partition)?;
+        Ok(Until::ProvenEnd { low, end })
+    }
+
     /// Gives each record behind `from` to `each`, with the place of its event; returns the end.
     fn read(
         &self,
@@ -347,11 +357,14 @@ impl Inner {
         from: u64,
         until: Until,
         stalled: impl FnMut(),
-        wanted: impl Fn(&RecordKey) -> bool,
-        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError>,
+        wanted: impl Fn(&RecordKey) -> bool + Sync,
+        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError> + Send,
     ) -> Result<u64, TransportError> {
         let topic = &*self.config.state_topic;
-        let (low, mut end) = self.clients.watermarks(&self.uncommitted, topic, partition)?;
+        let (low, mut end) = match until {
+            Until::ProvenEnd { low, end } => (low, end),
+            Until::Committed => self.clients.watermarks(&self.uncommitted, topic, partition)?,
+        };
         if end < from || (from > 0 && low > from) {
             self.view().forget();
             return Err(reader::regressed(topic, partition, from));

@@ -129,14 +129,13 @@ impl Inner {
             return Ok(());
         }
         let (from, own) = self.view().unseen_from(&batch.scope, batch.from);
-        if own && self.config.delivery == DeliveryMode::ExactlyOnce {
-            // The marker of the own last transaction lies there, at its end or later, and a rival's record
-            // of this scope lies behind that: the fence of either waits for the marker.
-            let topic = &self.config.state_topic;
-            let (_, end) = self.clients.watermarks(&self.uncommitted, topic, batch.partition)?;
-            if end == from + 1 {
-                return Ok(());
-            }
+        // The marker of the own last transaction lies there, at its end or later, and a rival's record
+        // of this scope lies behind that: the fence of either waits for the marker.
+        if own
+            && self.config.delivery == DeliveryMode::ExactlyOnce
+            && matches!(until, Until::ProvenEnd { end, .. } if end == from + 1)
+        {
+            return Ok(());
         }
         let conflict = |offset: u64| {
             let message = format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
@@ -204,7 +203,8 @@ impl Inner {
         batch: &mut Prepared,
         packing: Packing,
     ) -> Result<Written, WriteError> {
-        self.prove_unchanged(batch, Until::ProvenEnd).map_err(WriteError::Failed)?;
+        let end = self.proven_end(batch.partition).map_err(WriteError::Failed)?;
+        self.prove_unchanged(batch, end).map_err(WriteError::Failed)?;
         self.clients.forget();
         producer
             .begin_transaction()
@@ -275,7 +275,7 @@ impl Inner {
 
     /// At least once: the order is the promise.
     fn in_order(&self, layout: &Layout, batch: &mut Prepared) -> Result<Written, TransportError> {
-        self.prove_unchanged(batch, Until::ProvenEnd)?;
+        self.prove_unchanged(batch, self.proven_end(batch.partition)?)?;
         let mut packing = Packing::Many;
         for _ in 0..TOO_LARGE_ATTEMPTS {
             let known = lock(&self.idempotent).take().filter(|_| packing == Packing::Many);
