@@ -357,8 +357,8 @@ impl Inner {
         from: u64,
         until: Until,
         stalled: impl FnMut(),
-        wanted: impl Fn(&RecordKey) -> bool + Sync,
-        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError> + Send,
+        wanted: impl Fn(&RecordKey) -> bool,
+        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError>,
     ) -> Result<u64, TransportError> {
         let topic = &*self.config.state_topic;
         let (low, mut end) = match until {

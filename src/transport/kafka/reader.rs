@@ -4,12 +4,7 @@
 //! a `read_committed` consumer is there: everything before it is then either committed and read, or
 //! aborted. Neither an empty poll nor the end-of-partition event proves that.
 
-use std::{
-    panic::resume_unwind,
-    sync::mpsc::{self, SyncSender},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -28,56 +23,29 @@ use crate::transport::{TransportError, TransportErrorKind as Kind};
 /// being written is committed sooner, also on a busy broker, and would be fenced in vain.
 const STALL: Duration = Duration::from_secs(2);
 
-/// So many records are handed over at once, and so many such heaps wait at most.
-const HEAP: usize = 512;
-const HEAPS: usize = 4;
-
 /// Without progress for so long, it is given up: longer than any transaction may stand open.
 const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
 
 /// Gives every committed record in `from..to` of a partition to `each`, and returns once the end is
 /// proven. `stalled` is called once when an open transaction holds the reader up.
-///
-/// `each` runs on a thread of its own: a million records are fetched while others are taken apart.
 pub(super) fn read(
     clients: &Clients,
     consumer: &BaseConsumer<Context>,
     (topic, partition): (&str, i32),
     (from, to): (u64, u64),
-    stalled: impl FnMut(),
-    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), TransportError> + Send,
+    mut stalled: impl FnMut(),
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), TransportError>,
 ) -> Result<(), TransportError> {
     if from >= to {
         return Ok(());
     }
     let what = format!("read `{topic}/{partition}`");
+    let fail = |e: &KafkaError| clients.error(&what, e);
     let mut at = TopicPartitionList::new();
     let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
-    at.add_partition_offset(topic, partition, offset)
-        .and_then(|()| consumer.assign(&at))
-        .map_err(|e| clients.error(&what, &e))?;
-    thread::scope(|scope| {
-        let (heaps, taken) = mpsc::sync_channel(HEAPS);
-        let reading = scope.spawn(move || taken.into_iter().flatten().try_for_each(|message| each(&message)));
-        let fetched = fetch(clients, consumer, (topic, partition), (from, to), stalled, &heaps);
-        drop(heaps);
-        reading.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        fetched
-    })
-}
+    at.add_partition_offset(topic, partition, offset).map_err(|e| fail(&e))?;
+    consumer.assign(&at).map_err(|e| fail(&e))?;
 
-/// Fetches records into heaps, up to the proven end, or until nobody takes them any more.
-fn fetch<'a>(
-    clients: &Clients,
-    consumer: &'a BaseConsumer<Context>,
-    (topic, partition): (&str, i32),
-    (from, to): (u64, u64),
-    mut stalled: impl FnMut(),
-    heaps: &SyncSender<Vec<BorrowedMessage<'a>>>,
-) -> Result<(), TransportError> {
-    let what = format!("read `{topic}/{partition}`");
-    let fail = |e: &KafkaError| clients.error(&what, e);
-    let mut heap = Vec::new();
     let mut position = from;
     let mut progress = Instant::now();
     // A clock for every record would be a good part of its price: it is looked at when none is there.
@@ -88,14 +56,11 @@ fn fetch<'a>(
             Some(Ok(message)) => {
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
                 if offset >= to {
-                    break;
-                }
-                heap.push(message);
-                position = offset + 1;
-                moved = true;
-                if heap.len() == HEAP && heaps.send(std::mem::take(&mut heap)).is_err() {
                     return Ok(());
                 }
+                each(&message)?;
+                position = offset + 1;
+                moved = true;
                 continue;
             }
             Some(Err(error)) => match code(&error) {
@@ -130,8 +95,6 @@ fn fetch<'a>(
                 .with_hint("an open transaction of another program, or one whose end was lost with a broker (`kafka-transactions.sh find-hanging` and `abort`), or a broker that does not answer"));
         }
     }
-    // Nobody takes them only where one before could not be read, which is then what is told.
-    heaps.send(heap).unwrap_or_default();
     Ok(())
 }
 
