@@ -76,8 +76,7 @@ impl Nats {
         };
         let publisher = self.publisher(js, &bucket, &name);
         let publisher = Publisher { compare_and_set: true, ..publisher };
-        let ready = stream::iter([Ok(item.ready(&name, true))]);
-        match publisher.publish(1, ready).await?.as_slice() {
+        match publisher.publish(1, stream::iter([Ok(item)])).await?.as_slice() {
             [Delivery::Stored(revision)] => {
                 let known = Known { revision: *revision, value, ..known.clone() };
                 self.scopes().insert(scope.to_owned(), known);

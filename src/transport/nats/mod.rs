@@ -43,7 +43,7 @@ pub(crate) use consume::{NatsPosition, read_events};
 pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
-use publish::{Item, Publisher, Ready};
+use publish::{Item, Publisher};
 
 use super::{
     Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind, WindowOf,
@@ -249,20 +249,16 @@ impl Nats {
         &self,
         scope: &str,
         events: Vec<Outgoing>,
-    ) -> impl Stream<Item = Result<Ready, TransportError>> + Send + use<> {
-        let place =
-            Arc::new((self.config.subject_prefix.clone(), scope.to_owned(), self.config.stream.clone()));
-        let (mode, compare_and_set) = (self.config.content_mode, self.compare_and_set);
+    ) -> impl Stream<Item = Result<Item, TransportError>> + Send + use<> {
+        let place: Arc<(String, String)> = Arc::new((self.config.subject_prefix.clone(), scope.to_owned()));
+        let mode = self.config.content_mode;
         let mut events = events.into_iter();
         let chunks = std::iter::from_fn(move || {
             let chunk: Vec<_> = events.by_ref().take(ENCODED).collect();
             let place = Arc::clone(&place);
             (!chunk.is_empty()).then(|| {
                 tokio::task::spawn_blocking(move || {
-                    let (prefix, scope, stream) = &*place;
-                    let ready = |item: Item| item.ready(stream, compare_and_set);
-                    let items =
-                        chunk.into_iter().map(|outgoing| item(prefix, scope, mode, outgoing).map(ready));
+                    let items = chunk.into_iter().map(|outgoing| item(&place.0, &place.1, mode, outgoing));
                     items.collect::<Vec<_>>()
                 })
             })

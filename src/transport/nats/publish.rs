@@ -53,28 +53,6 @@ pub(super) struct Item {
     pub(super) payload: Bytes,
 }
 
-/// A message with its headers, as it is sent once.
-pub(super) struct Ready {
-    item: Item,
-    message: PublishMessage,
-}
-
-impl Item {
-    /// Headers are made here, so that whoever encodes makes them, too.
-    pub(super) fn ready(self, stream: &str, compare_and_set: bool) -> Ready {
-        let message = self.message(stream, compare_and_set).message_id(self.id.to_string());
-        Ready { item: self, message }
-    }
-
-    fn message(&self, stream: &str, compare_and_set: bool) -> PublishMessage {
-        let mut message = PublishMessage::build().payload(self.payload.clone()).expected_stream(stream);
-        for (name, value) in &self.headers {
-            message = message.header(&**name, &**value);
-        }
-        if compare_and_set { message.expected_last_subject_sequence(self.expected) } else { message }
-    }
-}
-
 /// A message that was sent and not yet acknowledged.
 struct Sent {
     index: usize,
@@ -122,7 +100,7 @@ impl Publisher<'_> {
     pub(super) async fn publish(
         &self,
         count: usize,
-        items: impl Stream<Item = Result<Ready, TransportError>> + Send,
+        items: impl Stream<Item = Result<Item, TransportError>> + Send,
     ) -> Result<Vec<Delivery>, TransportError> {
         let mut fates = self.send(count, items).await;
         self.look_up(&mut fates).await;
@@ -141,7 +119,7 @@ impl Publisher<'_> {
     async fn send(
         &self,
         count: usize,
-        items: impl Stream<Item = Result<Ready, TransportError>> + Send,
+        items: impl Stream<Item = Result<Item, TransportError>> + Send,
     ) -> Vec<Fate> {
         let mut fates: Vec<Fate> = (0..count).map(|_| Fate::NotSent).collect();
         let mut waiting: VecDeque<Sent> = VecDeque::new();
@@ -163,14 +141,14 @@ impl Publisher<'_> {
             if trouble {
                 break;
             }
-            let Ready { item, message } = match item {
-                Ok(ready) => ready,
+            let item = match item {
+                Ok(item) => item,
                 Err(error) => {
                     fates[index] = Fate::Failed(error);
                     break;
                 }
             };
-            match self.js.context.send_publish(item.subject.clone(), message).await {
+            match self.js.context.send_publish(item.subject.clone(), self.message(&item, true)).await {
                 Ok(acknowledgement) => {
                     let acknowledgement = acknowledgement.into_future();
                     waiting.push_back(Sent { index, at: Instant::now(), item, acknowledgement });
@@ -206,6 +184,20 @@ impl Publisher<'_> {
     ) -> bool {
         fates[index] = self.fate(item, answer);
         !matches!(fates[index], Fate::Stored(_) | Fate::Refused(_))
+    }
+
+    fn message(&self, item: &Item, with_id: bool) -> PublishMessage {
+        let mut message = PublishMessage::build().payload(item.payload.clone()).expected_stream(self.name);
+        for (name, value) in &item.headers {
+            message = message.header(&**name, &**value);
+        }
+        if self.compare_and_set {
+            message = message.expected_last_subject_sequence(item.expected);
+        }
+        if with_id {
+            message = message.message_id(item.id.to_string());
+        }
+        message
     }
 
     fn fate(&self, item: Item, answer: Result<PublishAck, PublishError>) -> Fate {
@@ -304,8 +296,7 @@ impl Publisher<'_> {
     /// Publishes what was purged within the duplicate window: its id is still remembered. The
     /// expected sequence alone keeps it from being stored twice. Not stored is still no telling.
     async fn resend(&self, item: &Item) -> Option<Fate> {
-        let message = item.message(self.name, self.compare_and_set);
-        let sent = self.js.context.send_publish(item.subject.clone(), message).await;
+        let sent = self.js.context.send_publish(item.subject.clone(), self.message(item, false)).await;
         match sent.ok()?.await {
             Ok(ack) if !ack.duplicate => Some(Fate::Stored(ack.sequence)),
             _ => None,
