@@ -18,6 +18,7 @@ mod codes;
 mod connect;
 mod contract;
 #[cfg(target_os = "linux")]
+#[path = "../support/disk.rs"]
 mod disk;
 mod faults;
 mod proxy;

@@ -7,6 +7,8 @@ use amazon_billing_source::{
 use async_nats::jetstream::{self, consumer::pull};
 
 use crate::support::{Poller, Server, Violations, consume, judge, records, second, versions};
+#[cfg(target_os = "linux")]
+use crate::{disk::SmallDisk, support::new_dir};
 
 /// A server with one account that everybody uses, within these limits of JetStream.
 fn limited(version: &'static str, limits: &str) -> Server {
@@ -48,6 +50,38 @@ async fn what_is_full_is_waited_for_and_what_was_stored_is_found() {
             assert_eq!(poller.poll(&records(100, 100), second(1)).await, 100, "{version}");
             assert_eq!(judge(&consume(server).await).0, Violations::default());
         }
+    }
+}
+
+/// A server whose disk takes no more: nothing is lost and nothing comes twice, and it goes on when there is
+/// room again and the server was started anew.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    for version in versions() {
+        let dir = new_dir();
+        let disk = SmallDisk::new(&dir.join("store"), 32);
+        let mut server = Server::within(version, dir, disk.within());
+        let mut poller = Poller::new(server.transport());
+        assert_eq!(poller.poll(&records(10, 100), second(0)).await, 10);
+        disk.fill();
+        let error = poller.attempt(&records(2000, 100), second(1)).await.unwrap_err();
+        assert!(error.hint.as_ref().unwrap().contains("disk"), "{version} {error}");
+        // As often as it is tried.
+        let error = poller.attempt(&records(2000, 100), second(1)).await.unwrap_err();
+        assert!(
+            matches!(error.kind, TransportErrorKind::Unknown | TransportErrorKind::Unavailable),
+            "{version} {:?} {error}",
+            error.kind
+        );
+        server.kill();
+        disk.free();
+        server.restart();
+        let mut poller = Poller::new(server.transport());
+        assert!(poller.poll(&records(2000, 100), second(2)).await > 0, "{version}");
+        let (violations, keys) = judge(&consume(&server).await);
+        assert_eq!(violations, Violations::default(), "{version}");
+        assert_eq!(keys.len(), 2000, "{version}");
     }
 }
 

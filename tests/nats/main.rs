@@ -8,6 +8,9 @@ mod backfill;
 mod claims;
 mod cluster;
 mod connect;
+#[cfg(target_os = "linux")]
+#[path = "../support/disk.rs"]
+mod disk;
 mod faults;
 mod history;
 mod limits;

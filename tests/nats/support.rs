@@ -38,6 +38,8 @@ pub(crate) struct Server {
     version: &'static str,
     pub(crate) dir: PathBuf,
     extra: Vec<String>,
+    /// The command in front of the server's, with its arguments.
+    within: Vec<String>,
     pub(crate) port: u16,
 }
 
@@ -49,18 +51,24 @@ impl Server {
 
     /// One node with these flags and this configuration file.
     pub(crate) fn with(version: &'static str, flags: &[&str], file: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = target().join(format!("tmp/nats-{}-{number}", std::process::id()));
-        fs::create_dir_all(dir.join("ports")).unwrap();
+        let dir = new_dir();
         let mut extra: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         if !file.is_empty() {
             let path = dir.join("server.conf");
             fs::write(&path, file.replace("$DIR", dir.to_str().unwrap())).unwrap();
             extra.extend(["-c".to_owned(), path.display().to_string()]);
         }
-        let child = spawn(version, &dir, &extra, "-1");
-        let mut server = Self { child, version, dir, extra, port: 0 };
+        Self::begin(version, dir, extra, Vec::new())
+    }
+
+    /// One node with JetStream in a folder, started by another command.
+    pub(crate) fn within(version: &'static str, dir: PathBuf, within: Vec<String>) -> Self {
+        Self::begin(version, dir, vec!["-js".to_owned()], within)
+    }
+
+    fn begin(version: &'static str, dir: PathBuf, extra: Vec<String>, within: Vec<String>) -> Self {
+        let child = spawn(version, &dir, &extra, &within, "-1");
+        let mut server = Self { child, version, dir, extra, within, port: 0 };
         server.port = server.wait_for_port();
         server
     }
@@ -133,7 +141,7 @@ impl Server {
 
     /// The same server on what it left on the disk.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.version, &self.dir, &self.extra, &self.port.to_string());
+        self.child = spawn(self.version, &self.dir, &self.extra, &self.within, &self.port.to_string());
         assert_eq!(self.wait_for_port(), self.port);
     }
 
@@ -186,11 +194,28 @@ fn program(version: &str) -> PathBuf {
     target().join("brokers/nats").join(version).join("nats-server")
 }
 
-fn spawn(version: &str, dir: &std::path::Path, extra: &[String], port: &str) -> Child {
+/// A folder of a server's own.
+pub(crate) fn new_dir() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = target().join(format!("tmp/nats-{}-{number}", std::process::id()));
+    fs::create_dir_all(dir.join("ports")).unwrap();
+    dir
+}
+
+fn spawn(version: &str, dir: &std::path::Path, extra: &[String], within: &[String], port: &str) -> Child {
     let program = program(version);
     assert!(program.exists(), "there is no {}: run `bash tests/brokers/nats`", program.display());
     let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    Command::new(program)
+    let mut command = match within {
+        [] => Command::new(program),
+        [first, more @ ..] => {
+            let mut command = Command::new(first);
+            command.args(more).arg(program);
+            command
+        }
+    };
+    command
         .args(["-a", "127.0.0.1", "-p", port, "-sd"])
         .arg(dir.join("store"))
         .arg("--ports_file_dir")

@@ -7,6 +7,7 @@
 //! | ... it is this event | stored | |
 //! | ... it is older than what the event was decided over, or there is no stream | messages were lost | `Regressed` |
 //! | ... it is what the event was decided over, and the answer was "duplicate" | the id outlived its message | published without an id |
+//! | ... it is that, and there was no answer | the server is slow, or stores nothing any more | `Unknown`: recover, decide again |
 //! | ... anything else | a rival was here, or nothing was stored | `Conflict`: recover, decide again |
 //! | too large | refused for ever, this event alone | |
 //!
@@ -39,6 +40,9 @@ use super::{
     stored,
 };
 use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
+
+/// What to do where a server takes messages and stores none: newer ones fall silent at a full disk.
+const STORES_NOTHING: &str = "a server that is busy stores it later, which is noticed; one whose disk is full or fails stores nothing until it is started anew: its log tells";
 
 /// How many subjects are looked up side by side.
 const LOOK_UPS: usize = 64;
@@ -75,9 +79,16 @@ enum Fate {
 #[derive(Debug)]
 struct Doubt {
     item: Item,
-    /// The server called it a duplicate.
-    duplicate: bool,
-    why: String,
+    answer: Answer,
+}
+
+/// What was said to a message in doubt.
+#[derive(Debug)]
+enum Answer {
+    Duplicate,
+    Other(String),
+    /// Nothing, in the words for it.
+    None(String),
 }
 
 type Acknowledgement = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
@@ -107,7 +118,7 @@ impl Publisher<'_> {
         if !self.compare_and_set {
             // The control: an id seen before is taken as stored.
             for fate in &mut fates {
-                if matches!(fate, Fate::Doubt(doubt) if doubt.duplicate) {
+                if matches!(fate, Fate::Doubt(doubt) if matches!(doubt.answer, Answer::Duplicate)) {
                     *fate = Fate::Stored(0);
                 }
             }
@@ -201,12 +212,9 @@ impl Publisher<'_> {
     }
 
     fn fate(&self, item: Item, answer: Result<PublishAck, PublishError>) -> Fate {
-        let doubt = |item, why| Fate::Doubt(Box::new(Doubt { item, duplicate: false, why }));
+        let doubt = |item, answer| Fate::Doubt(Box::new(Doubt { item, answer }));
         let error = match answer {
-            Ok(ack) if ack.duplicate => {
-                let why = "the server saw its id before".to_owned();
-                return Fate::Doubt(Box::new(Doubt { item, duplicate: true, why }));
-            }
+            Ok(ack) if ack.duplicate => return doubt(item, Answer::Duplicate),
             Ok(ack) => return Fate::Stored(ack.sequence),
             Err(error) => error,
         };
@@ -218,7 +226,7 @@ impl Publisher<'_> {
                 // 10164: the wrong last sequence of newer servers, in other words.
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE
                 | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
-                | ErrorCode(10164) => doubt(item, refused.to_string()),
+                | ErrorCode(10164) => doubt(item, Answer::Other(refused.to_string())),
                 _ => Fate::Failed(refusal("could not publish", refused)),
             };
         }
@@ -232,10 +240,10 @@ impl Publisher<'_> {
                 if silence.kind == Kind::Rejected {
                     Fate::Failed(silence)
                 } else {
-                    doubt(item, silence.message)
+                    doubt(item, Answer::None(silence.message))
                 }
             }
-            _ => doubt(item, error.to_string()),
+            _ => doubt(item, Answer::Other(error.to_string())),
         }
     }
 
@@ -287,10 +295,16 @@ impl Publisher<'_> {
             let what = format!("the last message on `{}` is gone", item.subject);
             return Ok(Some(Fate::Failed(TransportError::new(Kind::Regressed, what))));
         }
-        if doubt.duplicate && sequence == item.expected && self.compare_and_set {
-            return Ok(self.resend(item).await);
+        match &doubt.answer {
+            _ if sequence != item.expected => Ok(None),
+            Answer::Duplicate if self.compare_and_set => Ok(self.resend(item).await),
+            // The leader answers, and no rival was there: what is missing is that anything is stored.
+            Answer::None(what) => {
+                let what = format!("{what}; the server answers, and has not stored it");
+                Ok(Some(Fate::Failed(TransportError::new(Kind::Unknown, what).with_hint(STORES_NOTHING))))
+            }
+            _ => Ok(None),
         }
-        Ok(None)
     }
 
     /// Publishes what was purged within the duplicate window: its id is still remembered. The
@@ -334,7 +348,11 @@ fn verdict(fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportError> {
             }
             Fate::NotSent => continue,
             Fate::Doubt(doubt) => {
-                let Doubt { item, why, .. } = *doubt;
+                let Doubt { item, answer } = *doubt;
+                let why = match answer {
+                    Answer::Duplicate => "the server saw its id before".to_owned(),
+                    Answer::Other(why) | Answer::None(why) => why,
+                };
                 let what = format!("could not prove what is stored on `{}`: {why}", item.subject);
                 TransportError::new(Kind::Conflict, what)
             }

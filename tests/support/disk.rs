@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Dropped, it is gone with all that is on it.
-pub struct SmallDisk {
+pub(crate) struct SmallDisk {
     /// Holds the namespace until its input ends, with this process at the latest.
     holder: Child,
     folder: PathBuf,
@@ -16,7 +16,7 @@ pub struct SmallDisk {
 
 impl SmallDisk {
     /// A disk of so many megabytes over a folder, which only [`SmallDisk::within`] sees.
-    pub fn new(folder: &Path, megabytes: u32) -> Self {
+    pub(crate) fn new(folder: &Path, megabytes: u32) -> Self {
         fs::create_dir_all(folder).unwrap();
         let mut holder = Command::new("unshare")
             .args(["--map-root-user", "--mount", "sh", "-c"])
@@ -38,7 +38,7 @@ impl SmallDisk {
     }
 
     /// The command and arguments that run something where the disk is.
-    pub fn within(&self) -> Vec<String> {
+    pub(crate) fn within(&self) -> Vec<String> {
         let target = self.holder.id().to_string();
         ["nsenter", "--preserve-credentials", "--user", "--mount", "--target", &target]
             .map(str::to_owned)
@@ -46,7 +46,7 @@ impl SmallDisk {
     }
 
     /// Leaves no byte free.
-    pub fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut filler = File::create(self.filler()).unwrap();
         // Ever less at once, so that no rest is left.
         for size in [1 << 20, 1 << 12, 1] {
@@ -56,7 +56,7 @@ impl SmallDisk {
     }
 
     /// Gives back what [`SmallDisk::fill`] took.
-    pub fn free(&self) {
+    pub(crate) fn free(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
 
