@@ -117,8 +117,6 @@ async fn lost_answers_lose_nothing_and_repeat_nothing() {
     assert_eq!(violations(&records), [""; 0]);
 }
 
-/// A commit that comes after the broker has given the transaction up: nobody knows, nothing was stored,
-/// and it is published once.
 /// What a rival commits while a ledger is read is in the ledger, wherever in the reading it falls: an event
 /// that is there is never taken for one that was lost, and published again.
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +163,8 @@ async fn what_is_committed_while_a_ledger_is_read_is_in_it() {
     assert!(places > 6, "{places}: an end of each partition is asked for");
 }
 
+/// A commit that comes after the broker has given the transaction up: nobody knows, nothing was stored,
+/// and it is published once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_took_too_long_is_unknown_and_comes_once() {
     let proxied = Proxied::start("transaction.abort.timed.out.transaction.cleanup.interval.ms=1000").await;

@@ -109,13 +109,13 @@ impl Inner {
 /// The records of a batch that are on their way. A state's number lies behind those of all events, the
 /// connection's behind those of all states.
 pub(super) struct Flow<'a> {
-    pub(super) publish: &'a Inner,
-    pub(super) producer: &'a Producer,
-    pub(super) scope: &'a str,
+    publish: &'a Inner,
+    producer: &'a Producer,
+    scope: &'a str,
     /// Of the state topic.
-    pub(super) partition: i32,
-    pub(super) records: &'a [StateRecord],
-    pub(super) deadline: Instant,
+    partition: i32,
+    records: &'a [StateRecord],
+    deadline: Instant,
     /// Events of which is known what became of them.
     pub(super) settled: usize,
     /// Of the events that are acknowledged.
@@ -128,7 +128,31 @@ pub(super) struct Flow<'a> {
     pub(super) failure: Option<KafkaError>,
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
+    /// Nothing is under way yet.
+    pub(super) fn new(
+        publish: &'a Inner,
+        producer: &'a Producer,
+        (scope, partition): (&'a str, i32),
+        records: &'a [StateRecord],
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            publish,
+            producer,
+            scope,
+            partition,
+            records,
+            deadline,
+            settled: 0,
+            places: Vec::with_capacity(records.len()),
+            states: 0,
+            connection: None,
+            refused: Vec::new(),
+            failure: None,
+        }
+    }
+
     /// Takes acknowledgements until something has come true, or it is known that it will not.
     pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         while !is_so(self) {

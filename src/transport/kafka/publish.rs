@@ -317,20 +317,7 @@ impl Inner {
     ) -> Result<Written, WriteError> {
         let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
         let Prepared { scope, partition, entries, records, connection, refused, .. } = batch;
-        let mut flow = Flow {
-            publish: self,
-            producer,
-            scope,
-            partition: *partition,
-            records,
-            deadline,
-            settled: 0,
-            places: Vec::with_capacity(records.len()),
-            states: 0,
-            connection: None,
-            refused: Vec::new(),
-            failure: None,
-        };
+        let mut flow = Flow::new(self, producer, (scope, *partition), records, deadline);
         let progress = Progress::default();
         let queued = thread::scope(|scope| {
             let queueing = scope.spawn(|| self.queue_events(producer, entries, refused, &progress, deadline));
