@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Event, NotOurs};
 use crate::{
-    cost::{CostMetric, Granularity},
+    cost::{CostMetric, Granularity, parse_instant},
     dedup::{Ledger, Published},
     transport::StatedData,
 };
@@ -91,16 +91,15 @@ impl Current {
     /// When its data is not what an event of ours states.
     pub fn apply(&mut self, event: &Event<'_>) -> Result<(), NotOurs> {
         let no = |what: String| NotOurs(what);
-        let data: StatedData<'_> =
-            serde_json::from_str(event.data()).map_err(|e| no(format!("its data cannot be read: {e}")))?;
+        let data = StatedData::read(event.data()).map_err(no)?;
         let id: Uuid = event.id().parse().map_err(|_| no("its id is not one of ours".to_owned()))?;
         let time = event.get("time").unwrap_or_default();
-        let time = time.parse().map_err(|_| no(format!("its time `{time}` cannot be read")))?;
+        let time = parse_instant(time).ok_or_else(|| no(format!("its time `{time}` cannot be read")))?;
         let segment = event.key().split('/').next().unwrap_or_default();
         let source = event.get("source").unwrap_or_default();
         let group_by = data.group_by().map(str::to_owned);
         let change = event.get("change").unwrap_or_default();
-        let record = data.record(id, time, event.revision(), change).map_err(no)?;
+        let record = data.record(id, time, event.revision(), change);
         let view = View { segment: segment.to_owned(), source: source.to_owned(), group_by };
         self.views.entry(view).or_default().apply(&record.key(), &record.statement);
         Ok(())
@@ -331,8 +330,12 @@ mod tests {
         let line = String::from_utf8(line(&fixtures::scope(), &figure("2023-01-27", "Tax", 1, "7"))).unwrap();
         let mut current = Current::default();
         for (from, to, expected) in [
-            (r#""amount":"7""#, r#""amount":"x""#, "`x` is not a decimal amount of at most 28 digits"),
-            (r#""service":"Tax","#, "", "its data cannot be read: missing field `service`"),
+            (
+                r#""amount":"7""#,
+                r#""amount":"x""#,
+                "its `unblendedCost` is no figure: `x` is not a decimal amount of at most 28 digits",
+            ),
+            (r#""service":"Tax","#, "", "its data has no `service`"),
             ("T00:00:00Z\",\"periodEnd", "T01:00:00Z\",\"periodEnd", "its period begins within another one"),
             (r#""time":"2023"#, r#""time":"x"#, "its time `x-01-28T06:11:10Z` cannot be read"),
         ] {

@@ -7,10 +7,10 @@ use std::{borrow::Cow, fmt};
 
 use smallvec::SmallVec;
 
-use super::{Segments, json};
+use super::Segments;
 use crate::{
     cost::Granularity,
-    event::{SCHEMA_BASE, SCHEMA_VERSION},
+    event::{SCHEMA_BASE, SCHEMA_VERSION, members, unescape},
 };
 
 /// What every event of ours has beside its version, revision and data.
@@ -56,13 +56,13 @@ impl<'a> Event<'a> {
         let mut data = None;
         let mut seen = 0_u8;
         let mut problem = None;
-        let whole = json::members(text, |name, value| {
+        let whole = members(text, |name, value| {
             let value = match (name.as_ref(), value.as_bytes().first()) {
                 ("data", _) => return data = Some(value),
                 ("data_base64", _) => return problem = Some("its data is binary".to_owned()),
                 // Unset.
                 (_, Some(b'n')) => return,
-                (_, Some(b'"')) => match json::unescape(value) {
+                (_, Some(b'"')) => match unescape(value) {
                     Some(text) => text,
                     None => return problem = Some(format!("`{name}` is no text")),
                 },

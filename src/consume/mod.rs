@@ -9,7 +9,6 @@ mod current;
 mod event;
 mod file;
 mod filter;
-mod json;
 mod line;
 mod position;
 

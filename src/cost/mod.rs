@@ -5,10 +5,13 @@
 mod amount;
 mod key;
 mod period;
+mod utc;
 
 pub use amount::{Amount, AmountError};
 pub use key::{CostKey, Scope, Slugs, query_digest, slug};
-pub use period::{Granularity, Period, PeriodError, midnight, utc_date};
+pub use period::{Granularity, Period, PeriodError};
+pub(crate) use utc::parse_instant;
+pub use utc::{midnight, utc_date};
 
 use std::fmt;
 
@@ -73,6 +76,11 @@ impl CostMetric {
             Self::UnblendedCost => "unblendedCost",
             Self::UsageQuantity => "usageQuantity",
         }
+    }
+
+    /// The metric of a member of an event's data, `None` for any other.
+    pub fn from_member_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.member_name() == name)
     }
 
     /// The metric of AWS's name, `None` for any other text.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use jiff::{Timestamp, civil::Date, tz::Offset};
+use jiff::{Timestamp, civil::Date};
+
+use super::utc::{date_text, midnight, parse_instant, parse_label, two_digits, utc_date};
 
 const HOUR: i64 = 3600;
 
@@ -41,6 +43,11 @@ impl Granularity {
             Self::Daily => 24,
             Self::Hourly => 1,
         }
+    }
+
+    /// The granularity of AWS's spelling, `None` for any other text.
+    pub fn from_aws_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|granularity| granularity.aws_name() == name)
     }
 
     /// The granularity of the lower-case name, `None` for any other text.
@@ -108,12 +115,12 @@ impl Period {
 
     /// Reads the text of [`Period::label`].
     pub fn from_label(label: &str) -> Option<Self> {
-        let (granularity, instant) = match label.split_once('T') {
-            None => (Granularity::Daily, parse_instant(label)?),
-            Some(_) => (Granularity::Hourly, parse_instant(&format!("{label}:00:00Z"))?),
-        };
-        let period = Self::containing(granularity, instant);
-        (period.label() == label).then_some(period)
+        let (midnight, hour) = parse_label(label)?;
+        let day = Self::containing(Granularity::Daily, midnight);
+        Some(match hour {
+            None => day,
+            Some(hour) => Self { granularity: Granularity::Hourly, hours: day.hours + i32::from(hour) },
+        })
     }
 
     /// Day or hour.
@@ -177,19 +184,8 @@ impl Period {
         self.next().start_text()
     }
 
-    /// The date, with room for an hour behind it. A row has half a dozen of these, and digits put one by
-    /// one take a tenth of the general way.
     fn date_text(self) -> String {
-        let date = self.date();
-        let Ok(year) = u16::try_from(date.year()) else { return date.to_string() };
-        let (month, day) = (u16::from(date.month().unsigned_abs()), u16::from(date.day().unsigned_abs()));
-        let mut text = String::with_capacity(20);
-        let parts = [year / 100, year % 100, month, day].map(two_digits);
-        for (part, separator) in parts.iter().zip(["", "", "-", "-"]) {
-            text.push_str(separator);
-            text.push_str(part);
-        }
-        text
+        date_text(self.date())
     }
 }
 
@@ -205,31 +201,9 @@ fn push_hour(text: &mut String, hours: i32) {
     text.push_str(two_digits(u16::try_from(hours.rem_euclid(24)).unwrap_or(0)));
 }
 
-/// A number below a hundred.
-fn two_digits(number: u16) -> &'static str {
-    const DIGITS: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
-                          5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-    let place = usize::from(number % 100) * 2;
-    &DIGITS[place..place + 2]
-}
-
+/// A period that begins in range may end behind it, and then ends with the last instant there is.
 fn at_hour(hours: i32) -> Timestamp {
-    Timestamp::from_second(i64::from(hours) * HOUR).expect("checked when the period was made")
-}
-
-/// The UTC date of an instant.
-pub fn utc_date(instant: Timestamp) -> Date {
-    Offset::UTC.to_datetime(instant).date()
-}
-
-/// Midnight UTC at the start of a date.
-pub fn midnight(date: Date) -> Timestamp {
-    Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).expect("every date's midnight in UTC is a timestamp")
-}
-
-/// A date (its midnight) or an instant, in UTC.
-fn parse_instant(text: &str) -> Option<Timestamp> {
-    if text.contains('T') { text.parse::<Timestamp>().ok() } else { text.parse::<Date>().ok().map(midnight) }
+    Timestamp::from_second(i64::from(hours) * HOUR).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -257,6 +231,18 @@ mod tests {
         }
     }
 
+    /// Whoever writes it; nothing panics.
+    #[test]
+    fn the_last_day_there_is() {
+        assert_eq!(Period::from_label("9999-12-31"), None);
+        assert!(Period::parse(Granularity::Daily, "9999-12-30", "9999-12-31").is_err());
+        let last = Period::from_label("9999-12-30").unwrap();
+        assert_eq!((last.label(), last.end()), ("9999-12-30".to_owned(), Timestamp::MAX));
+        assert_eq!(last.next().end(), Timestamp::MAX);
+        let hour = Period::from_label("9999-12-30T23");
+        assert_eq!(hour.map(Period::end), Some(Timestamp::MAX));
+    }
+
     proptest! {
         #[test]
         fn labels_and_hours_round_trip(seconds in 0_i64..4_000_000_000, hourly: bool) {
@@ -269,7 +255,6 @@ mod tests {
             // As jiff writes them.
             prop_assert_eq!(period.start_text(), period.start().to_string());
             prop_assert_eq!(period.end_text(), period.end().to_string());
-            prop_assert_eq!(period.date_text(), period.date().to_string());
         }
     }
 }

@@ -46,6 +46,11 @@ impl Status {
             Self::Removed => "removed",
         }
     }
+
+    /// The status of that name, `None` for any other text.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Live, Self::Removed].into_iter().find(|status| status.name() == name)
+    }
 }
 
 /// What an event states of its key: the state of that key from then on.

@@ -5,7 +5,7 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
@@ -188,26 +188,30 @@ impl Ledger {
                 .map(|(_, amount)| Figure { value: amount.value(), unit: self.names.intern(amount.unit()) })
                 .collect(),
         };
-        if let Some(position) = self.position(key.period, service, group) {
-            let known = &mut self.rows[position as usize];
-            if known.revision < row.revision {
-                *known = row;
-            }
-            return;
-        }
-        if self.rows.len() == self.rows.capacity() {
-            // An eighth more, not twice as much: the ledger is the memory this program needs.
-            self.rows.reserve_exact(self.rows.len() / 8 + 64);
-        }
-        let position =
-            u32::try_from(self.rows.len()).expect("four thousand million keys do not fit in memory");
-        let hash = hash(&self.hasher, row.hours, row.granularity, row.service, row.group);
-        self.rows.push(row);
         let (rows, hasher) = (&self.rows, &self.hasher);
-        self.index.insert_unique(hash, position, |&position| {
-            let row = &rows[position as usize];
-            self::hash(hasher, row.hours, row.granularity, row.service, row.group)
-        });
+        let entry = self.index.entry(
+            row.hash(hasher),
+            |&position| rows[position as usize].has_key_of(&row),
+            |&position| rows[position as usize].hash(hasher),
+        );
+        match entry {
+            Entry::Occupied(position) => {
+                let known = &mut self.rows[*position.get() as usize];
+                if known.revision < row.revision {
+                    *known = row;
+                }
+            }
+            Entry::Vacant(place) => {
+                let position =
+                    u32::try_from(self.rows.len()).expect("four thousand million keys do not fit in memory");
+                place.insert(position);
+                if self.rows.len() == self.rows.capacity() {
+                    // An eighth more, not twice as much: the ledger is the memory this program needs.
+                    self.rows.reserve_exact(self.rows.len() / 8 + 64);
+                }
+                self.rows.push(row);
+            }
+        }
     }
 
     fn position(&self, period: Period, service: NameId, group: NameId) -> Option<u32> {
@@ -221,6 +225,17 @@ impl Ledger {
                     && row.granularity == period.granularity()
             })
             .copied()
+    }
+}
+
+impl Row {
+    fn has_key_of(&self, other: &Self) -> bool {
+        (self.hours, self.service, self.group, self.granularity)
+            == (other.hours, other.service, other.group, other.granularity)
+    }
+
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        hash(hasher, self.hours, self.granularity, self.service, self.group)
     }
 }
 

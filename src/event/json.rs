@@ -90,9 +90,23 @@ fn is_plain(text: &[u8]) -> bool {
     words.iter().chain([&word]).all(|word| plain_bytes(*word) == 8)
 }
 
-/// How many of eight bytes within a string stand for themselves before the first that does not: a
-/// quote, a backslash, or one below a space.
-pub(crate) const fn plain_bytes(bytes: [u8; 8]) -> usize {
+/// How many bytes within a string stand for themselves before the first that does not: a quote, a
+/// backslash, or one below a space.
+#[inline]
+pub(crate) fn plain_run(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let plain = plain_bytes(*word);
+        at += plain;
+        if plain < 8 {
+            return at;
+        }
+    }
+    at + bytes[at..].iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)).count()
+}
+
+/// The same of eight bytes, at once.
+const fn plain_bytes(bytes: [u8; 8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH: u64 = ONES * 0x80;
     let bytes = u64::from_le_bytes(bytes);
@@ -131,6 +145,20 @@ mod tests {
             }
             prop_assert_eq!(serde_json::to_string(&read).unwrap(), serde_json::to_string(&expected).unwrap());
             prop_assert_eq!(String::from_utf8(json).unwrap(), expected.to_string(), "and as serde_json writes it");
+        }
+    }
+
+    #[test]
+    fn a_run_is_plain_up_to_the_first_byte_that_is_not() {
+        for byte in 0..=u8::MAX {
+            for place in 0..20 {
+                for around in [b'a', b' ', 0x7f, 0x80, 0xff] {
+                    let mut bytes = [around; 20];
+                    bytes[place] = byte;
+                    let expected = if matches!(byte, b'"' | b'\\' | 0..=0x1f) { place } else { 20 };
+                    assert_eq!(plain_run(&bytes), expected, "{bytes:?}");
+                }
+            }
         }
     }
 

@@ -4,11 +4,13 @@
 //! with a new version of the schema. Nothing here does IO or reads a clock.
 
 mod json;
+mod members;
 mod validate;
 mod wire;
 
 pub use cloudevents::Event;
-pub(crate) use json::{Object, plain_bytes, put_number, put_text};
+pub(crate) use json::{Object, plain_run, put_number, put_text};
+pub(crate) use members::{members, text, unescape};
 pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};

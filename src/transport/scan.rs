@@ -4,6 +4,8 @@
 //! Every step says `None` of anything else, which is then read as JSON: what is accepted, and what is
 //! refused in which words, is up to that.
 
+use crate::event::plain_run;
+
 /// What is left to read of a record.
 pub(crate) struct Scan<'a>(&'a str);
 
@@ -13,20 +15,22 @@ impl<'a> Scan<'a> {
     }
 
     /// What must come next.
+    #[inline]
     pub(crate) fn skip(&mut self, literal: &str) -> Option<&mut Self> {
         self.0 = self.0.strip_prefix(literal)?;
         Some(self)
     }
 
     /// What may come next, and whether it did.
+    #[inline]
     pub(crate) fn skips(&mut self, literal: &str) -> bool {
         self.skip(literal).is_some()
     }
 
     /// A text up to its closing quote, where it is as it reads: nothing in it is escaped.
+    #[inline]
     pub(crate) fn text(&mut self) -> Option<&'a str> {
-        let end = self.0.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
-        let (text, rest) = self.0.split_at(end);
+        let (text, rest) = self.0.split_at(plain_run(self.0.as_bytes()));
         self.0 = rest.strip_prefix('"')?;
         Some(text)
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Scan;
 use crate::{
-    cost::{Amount, CostKey, CostMetric, Period},
+    cost::{Amount, Amounts, CostKey, CostMetric, Period, parse_instant},
     dedup::{Statement, Status},
     event::{Object, put_text},
 };
@@ -43,8 +43,7 @@ pub enum RecordError {
     Malformed(String),
 }
 
-/// As stored: JSON with short stable names. Texts are borrowed where they can be: a record is written
-/// per event, and a million are read at a start.
+/// As stored: JSON with short stable names.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored<'a> {
@@ -74,41 +73,19 @@ struct Figure<'a>(
     #[serde(borrow)] Cow<'a, str>,
 );
 
-impl<'a> Stored<'a> {
-    /// A record just as [`StateRecord::to_json`] writes it.
-    fn as_written(json: &'a str) -> Option<Self> {
-        let mut scan = Scan::new(json);
-        let period = scan.skip(r#"{"version":1,"period":""#)?.text()?.into();
-        let service = scan.skip(r#","service":""#)?.text()?.into();
-        let group = if scan.skips(r#","group":""#) { Some(scan.text()?.into()) } else { None };
-        let revision = scan.skip(r#","revision":"#)?.number()?;
-        scan.skip(r#","amounts":["#)?;
-        let mut amounts = Vec::with_capacity(2);
-        while scan.skips(if amounts.is_empty() { "[\"" } else { ",[\"" }) {
-            let metric = scan.text()?.into();
-            let text = scan.skip(",\"")?.text()?.into();
-            let unit = scan.skip(",\"")?.text()?.into();
-            scan.skip("]")?;
-            amounts.push(Figure(metric, text, unit));
-        }
-        let estimated = scan.skip(r#"],"estimated":"#)?.flag()?;
-        let status = scan.skip(r#","status":""#)?.text()?.into();
-        let observed_at = scan.skip(r#","observedAt":""#)?.text()?.parse().ok()?;
-        let event_id = Uuid::try_parse(scan.skip(r#","eventId":""#)?.text()?).ok()?;
-        scan.end("}")?;
-        Some(Self {
-            version: 1,
-            period,
-            service,
-            group,
-            revision,
-            amounts,
-            estimated,
-            status,
-            observed_at,
-            event_id,
-        })
+/// The figures of a record just as [`StateRecord::to_json`] writes them.
+fn amounts_as_written(scan: &mut Scan<'_>) -> Option<Amounts> {
+    let mut amounts = Amounts::new();
+    scan.skip(r#","amounts":["#)?;
+    while scan.skips(if amounts.is_empty() { "[\"" } else { ",[\"" }) {
+        let metric = CostMetric::from_aws_name(scan.text()?)?;
+        let text = scan.skip(",\"")?.text()?;
+        let unit = scan.skip(",\"")?.text()?;
+        scan.skip("]")?;
+        amounts.push((metric, Amount::parse(text, unit).ok()?));
     }
+    scan.skip("]")?;
+    Some(amounts)
 }
 
 impl StateRecord {
@@ -155,14 +132,32 @@ impl StateRecord {
     /// # Errors
     /// When it was written by a newer version, or is something else.
     pub fn from_json(json: &str) -> Result<Self, RecordError> {
+        Self::as_written(json).map_or_else(|| Self::as_json(json), Ok)
+    }
+
+    /// A record just as [`StateRecord::to_json`] writes it, as nearly every one is.
+    fn as_written(json: &str) -> Option<Self> {
+        let mut scan = Scan::new(json);
+        let period = Period::from_label(scan.skip(r#"{"version":1,"period":""#)?.text()?)?;
+        let service = scan.skip(r#","service":""#)?.text()?.into();
+        let group = if scan.skips(r#","group":""#) { Some(scan.text()?.into()) } else { None };
+        let revision = scan.skip(r#","revision":"#)?.number()?;
+        let amounts = amounts_as_written(&mut scan)?;
+        let estimated = scan.skip(r#","estimated":"#)?.flag()?;
+        let status = Status::from_name(scan.skip(r#","status":""#)?.text()?)?;
+        let observed_at = parse_instant(scan.skip(r#","observedAt":""#)?.text()?)?;
+        let event_id = Uuid::try_parse(scan.skip(r#","eventId":""#)?.text()?).ok()?;
+        scan.end("}")?;
+        let statement = Statement { revision, amounts, estimated, status, observed_at };
+        Some(Self { period, service, group, statement, event_id })
+    }
+
+    /// Any record, and why a text is none.
+    fn as_json(json: &str) -> Result<Self, RecordError> {
         let malformed = |error: &dyn std::fmt::Display| RecordError::Malformed(error.to_string());
-        // Read whole at once, as nearly every record is of this version; only one that cannot be is
-        // asked for its version alone.
-        let stored = match Stored::as_written(json) {
-            Some(stored) => stored,
-            None => serde_json::from_str::<Stored<'_>>(json)
-                .map_err(|e| newer(json).unwrap_or_else(|| malformed(&e)))?,
-        };
+        // Only a record that cannot be read whole is asked for its version alone.
+        let stored = serde_json::from_str::<Stored<'_>>(json)
+            .map_err(|e| newer(json).unwrap_or_else(|| malformed(&e)))?;
         if stored.version > VERSION {
             return Err(RecordError::Newer(stored.version));
         }
@@ -176,11 +171,8 @@ impl StateRecord {
                 Ok((metric, amount.map_err(|e| malformed(&e))?))
             })
             .collect::<Result<_, RecordError>>()?;
-        let status = match &*stored.status {
-            "live" => Status::Live,
-            "removed" => Status::Removed,
-            other => return Err(malformed(&format!("no status `{other}`"))),
-        };
+        let status = Status::from_name(&stored.status)
+            .ok_or_else(|| malformed(&format!("no status `{}`", stored.status)))?;
         Ok(Self {
             period: Period::from_label(&stored.period)
                 .ok_or_else(|| malformed(&format!("no period `{}`", stored.period)))?,
@@ -256,7 +248,7 @@ mod tests {
             assert_eq!(StateRecord::from_json(&serde_json::to_string_pretty(&tree).unwrap()), Ok(record));
         }
         let json = record().to_json();
-        assert!(Stored::as_written(&json).is_some());
+        assert!(StateRecord::as_written(&json).is_some());
         for (from, to) in [
             ("EC2", "EC2\n"),
             (":7,", ":07,"),
@@ -272,7 +264,7 @@ mod tests {
         ] {
             let near = json.replacen(from, to, 1);
             assert_ne!(near, json, "{from}");
-            assert!(Stored::as_written(&near).is_none(), "{near}");
+            assert!(StateRecord::as_written(&near).is_none(), "{near}");
             assert!(matches!(StateRecord::from_json(&near), Err(RecordError::Malformed(_))), "{near}");
         }
     }

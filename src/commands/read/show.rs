@@ -96,7 +96,7 @@ impl Show {
                 row(
                     buffer,
                     [
-                        &place(received.place, *partitioned),
+                        &place(&received.place, *partitioned),
                         event.get("time").unwrap_or_default(),
                         &record.period.label(),
                         &cut(&service),
@@ -118,7 +118,7 @@ impl Show {
         let text = String::from_utf8_lossy(received.bytes());
         if let Self::Table { partitioned, .. } = self {
             let shown: String = text.chars().take(60).collect();
-            let place = place(received.place, *partitioned);
+            let place = place(&received.place, *partitioned);
             let line = format!("{place:>10}  no event: {}: {}\n", plain(&why.to_string()), plain(&shown));
             buffer.extend_from_slice(line.as_bytes());
             return;
@@ -162,15 +162,14 @@ impl Show {
 }
 
 fn stated(event: &Event<'_>) -> Result<StateRecord, NotOurs> {
-    let data: StatedData<'_> = serde_json::from_str(event.data())
-        .map_err(|e| NotOurs::because(format!("its data cannot be read: {e}")))?;
+    let data = StatedData::read(event.data()).map_err(NotOurs::because)?;
     let time = event.get("time").and_then(|time| time.parse().ok()).unwrap_or_default();
     let id = event.id().parse::<Uuid>().unwrap_or_default();
     let change = event.get("change").unwrap_or_default();
-    data.record(id, time, event.revision(), change).map_err(NotOurs::because)
+    Ok(data.record(id, time, event.revision(), change))
 }
 
-fn place(place: Place, partitioned: bool) -> String {
+fn place(place: &Place, partitioned: bool) -> String {
     if partitioned { format!("{}/{}", place.partition, place.position) } else { place.position.to_string() }
 }
 

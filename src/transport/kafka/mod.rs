@@ -43,7 +43,7 @@ use rdkafka::{
 use client::Clients;
 use context::Context;
 use producer::Producer;
-use record::{EVENT_HEADER, Read, RecordKey, partition_of};
+use record::{EVENT_HEADER, Read, Wanted, partition_of};
 use spare::Spares;
 use topics::Layout;
 use view::View;
@@ -237,6 +237,7 @@ impl Inner {
             let (_, end) = self.clients.watermarks(&self.uncommitted, &self.config.topic, partition)?;
             self.view().event_end(&self.config.topic, partition, end)?;
         }
+        let event_ends = self.view().event_ends();
         let known = self.view().record(scope).map(|(offset, record)| (offset, record.lineage.clone()));
         let known = known.filter(|_| from.is_some());
         // From the connection's last record on: that it is still there proves that this is still the log.
@@ -248,18 +249,19 @@ impl Inner {
             start,
             until,
             || self.fence_quietly(scope),
-            |key| key.is_connection() || key.scope == scope,
+            Wanted::KeysOf(scope),
             |offset, read, event| {
                 match read {
-                    Read::Key { scope: of, record } if of == *scope => {
-                        let stored = event.is_none_or(|(at, event)| self.view().holds_event(at, event));
+                    Read::Key { record, .. } => {
+                        // An event old enough to be deleted is no lost one; one behind the end is.
+                        let stored = event
+                            .is_none_or(|(at, event)| event_ends.get(&at).is_some_and(|end| event < *end));
                         if stored {
                             ledger.apply(&record.key(), &record.statement);
                         } else {
                             tracing::debug!(key = %record.key(), "its event is gone");
                         }
                     }
-                    Read::Key { .. } => {}
                     Read::Connection { scope: of, record } => {
                         let of_known = known.as_ref().filter(|_| of == scope);
                         same_log |= of_known.is_some_and(|(_, lineage)| *lineage == record.lineage);
@@ -337,8 +339,7 @@ impl Inner {
             }
             Ok(())
         };
-        #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
-        let end = self.read(partition, from, Until::Committed, || {}, |key| key.is_connection(), note)?;
+        let end = self.read(partition, from, Until::Committed, || {}, Wanted::Connections, note)?;
         self.view().set_scanned(partition, end);
         Ok(())
     }
@@ -357,7 +358,7 @@ impl Inner {
         from: u64,
         until: Until,
         stalled: impl FnMut(),
-        wanted: impl Fn(&RecordKey) -> bool,
+        wanted: Wanted<'_>,
         mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError>,
     ) -> Result<u64, TransportError> {
         let topic = &*self.config.state_topic;
@@ -393,7 +394,7 @@ impl Inner {
             |message| {
                 let place = format_args!("{topic}/{partition}/{}", message.offset());
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
-                match record::read(place, message.key(), message.payload(), &wanted)? {
+                match record::read(place, message.key(), message.payload(), wanted)? {
                     Some(read) => each(offset, read, event_place(message)),
                     None => Ok(()),
                 }
@@ -438,7 +439,7 @@ impl Inner {
                 }
                 Ok(())
             };
-            self.read(partition, 0, Until::Committed, || {}, |_| true, note)?;
+            self.read(partition, 0, Until::Committed, || {}, Wanted::Everything, note)?;
         }
         let connections = self.view().connections();
         Ok(connections

@@ -20,7 +20,7 @@ use super::{
     flow::{Entry, Flow, Progress, QueueError},
     lock,
     producer::{Producer, settle},
-    record::{ConnectionRecord, partition_of},
+    record::{ConnectionRecord, Read, Wanted, partition_of},
     spare::{connect, let_go},
     topics::Layout,
 };
@@ -137,18 +137,15 @@ impl Inner {
         {
             return Ok(());
         }
-        let conflict = |offset: u64| {
-            let message = format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
-            TransportError::new(Kind::Conflict, message)
+        let look = |offset, read, _| match read {
+            Read::Connection { scope, .. } if scope != batch.scope => Ok(()),
+            _ => {
+                let message =
+                    format!("another process wrote the state of `{}` at offset {offset}", batch.scope);
+                Err(TransportError::new(Kind::Conflict, message))
+            }
         };
-        self.read(
-            batch.partition,
-            from,
-            until,
-            || {},
-            |key| key.scope == batch.scope,
-            |offset, _, _| Err(conflict(offset)),
-        )?;
+        self.read(batch.partition, from, until, || {}, Wanted::KeysOf(&batch.scope), look)?;
         Ok(())
     }
 

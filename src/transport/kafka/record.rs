@@ -66,7 +66,7 @@ impl<'a> RecordKey<'a> {
         Some(Self { scope, period, service, group })
     }
 
-    pub(super) const fn is_connection(&self) -> bool {
+    const fn is_connection(&self) -> bool {
         self.period.is_none()
     }
 
@@ -114,6 +114,33 @@ pub(super) fn partition_of(scope: &str, partitions: i32) -> i32 {
     i32::try_from(number % partitions).unwrap_or(0)
 }
 
+/// Which records of a partition are read; the others are passed over.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    Everything,
+    Connections,
+    /// The connections' and a scope's keys'.
+    KeysOf(&'a str),
+}
+
+impl Wanted<'_> {
+    /// Whether a record is one of the keys wanted, as far as that is to be seen from the beginning of its
+    /// key: then the rest of the key, which the record holds as well, need not be read.
+    fn is_plainly(self, key: &[u8]) -> bool {
+        let Self::KeysOf(scope) = self else { return false };
+        let rest = key.strip_prefix(br#"{"scope":""#).and_then(|rest| rest.strip_prefix(scope.as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(br#"","period":""#))
+    }
+
+    fn is(self, key: &RecordKey<'_>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Connections => key.is_connection(),
+            Self::KeysOf(scope) => key.is_connection() || key.scope == scope,
+        }
+    }
+}
+
 /// A record of the state topic, as read.
 #[expect(
     clippy::large_enum_variant,
@@ -124,7 +151,7 @@ pub(super) enum Read {
     Connection { scope: String, record: Box<ConnectionRecord> },
 }
 
-/// Reads a record. `wanted` is asked about the key before a key's value is read.
+/// Reads a record; of one that is not wanted only its key.
 ///
 /// # Errors
 /// `Foreign`: another program's, or a newer version's.
@@ -132,7 +159,7 @@ pub(super) fn read(
     place: impl Display,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    wanted: impl FnOnce(&RecordKey<'_>) -> bool,
+    wanted: Wanted<'_>,
 ) -> Result<Option<Read>, TransportError> {
     let foreign = |why: &dyn Display| {
         TransportError::new(Kind::Foreign, format!("the record `{place}` is not of this program: {why}"))
@@ -141,11 +168,21 @@ pub(super) fn read(
     let (Some(key), Some(value)) = (key, value) else {
         return Err(foreign(&"it has no key or no value"));
     };
+    let state = |value| match StateRecord::from_json(std::str::from_utf8(value).map_err(|e| foreign(&e))?) {
+        Ok(record) => Ok(record),
+        Err(error @ RecordError::Newer(_)) => Err(newer(&place, &error.to_string())),
+        Err(error) => Err(foreign(&error)),
+    };
+    if wanted.is_plainly(key)
+        && let Wanted::KeysOf(scope) = wanted
+    {
+        return Ok(Some(Read::Key { scope: scope.into(), record: state(value)? }));
+    }
     let key = match RecordKey::as_written(key) {
         Some(key) => key,
         None => serde_json::from_slice(key).map_err(|e| foreign(&e))?,
     };
-    if !wanted(&key) {
+    if !wanted.is(&key) {
         return Ok(None);
     }
     if key.is_connection() {
@@ -160,12 +197,7 @@ pub(super) fn read(
         let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
         return Ok(Some(Read::Connection { scope: key.scope.into_owned(), record: Box::new(record) }));
     }
-    let text = std::str::from_utf8(value).map_err(|e| foreign(&e))?;
-    match StateRecord::from_json(text) {
-        Ok(record) => Ok(Some(Read::Key { scope: key.scope.into(), record })),
-        Err(error @ RecordError::Newer(_)) => Err(newer(&place, &error.to_string())),
-        Err(error) => Err(foreign(&error)),
-    }
+    Ok(Some(Read::Key { scope: key.scope.into(), record: state(value)? }))
 }
 
 fn newer(place: &dyn Display, why: &str) -> TransportError {
@@ -199,7 +231,7 @@ mod tests {
             json.starts_with(r#"{"version":1,"partitions":8,"lineage":"l","state":{"name":"main","#),
             "{json}"
         );
-        let read = read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), |_| true).unwrap();
+        let read = read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), Wanted::Everything).unwrap();
         assert!(matches!(read, Some(Read::Connection { record, .. }) if record.to_json() == json));
     }
 
@@ -240,7 +272,7 @@ mod tests {
                 "newer version",
             ),
         ] {
-            let read = read("t/0/0", key.map(str::as_bytes), value.map(str::as_bytes), |_| true);
+            let read = read("t/0/0", key.map(str::as_bytes), value.map(str::as_bytes), Wanted::Everything);
             let error = read.err().expect("refused");
             assert_eq!(error.kind, Kind::Foreign);
             assert!(error.message.contains(words), "{error}");

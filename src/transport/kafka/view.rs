@@ -134,9 +134,8 @@ impl View {
         *known = (*known).max(offset + 1);
     }
 
-    /// Whether the event a key's record was written with is still in the event topic, or was old
-    /// enough to be deleted; not so where the log ends before it.
-    pub(super) fn holds_event(&self, partition: i32, offset: u64) -> bool {
-        self.event_ends.get(&partition).is_some_and(|end| offset < *end)
+    /// The ends of the event topic, by partition. An event behind one is lost.
+    pub(super) fn event_ends(&self) -> BTreeMap<i32, u64> {
+        self.event_ends.clone()
     }
 }

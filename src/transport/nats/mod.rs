@@ -44,6 +44,7 @@ pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
 use publish::{Item, Publisher};
+use subject::Subjects;
 
 use super::{
     Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind, WindowOf,
@@ -186,6 +187,7 @@ impl Nats {
         let name = &self.config.stream;
         let prefix = &self.config.subject_prefix;
         let stream = js.stream(name).await?;
+        let subjects = Subjects::new(prefix, scope);
         let behind = ledger.recovered_to();
         let window = ledger.window();
         let filters = match &window {
@@ -195,7 +197,7 @@ impl Nats {
         for filter in &filters {
             read::read(js, &stream, name, filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                if let Some(record) = of_scope(prefix, scope, name, &message.subject, sequence, found)?
+                if let Some(record) = of_scope(prefix, &subjects, name, &message.subject, sequence, found)?
                     && window.is_none_or(|window| window.contains(record.period))
                 {
                     ledger.apply_at(&record.key(), &record.statement, sequence);
@@ -227,11 +229,11 @@ impl Nats {
         for (scope, connection) in self.connections().await? {
             each(&scope, &connection, None);
             let prefix = &self.config.subject_prefix;
-            let filter = subject::filter(prefix, &scope);
+            let (subjects, filter) = (Subjects::new(prefix, &scope), subject::filter(prefix, &scope));
             let mut records = Vec::new();
             read::read(js, &stream, name, &filter, None, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                records.extend(of_scope(prefix, &scope, name, &message.subject, sequence, found)?);
+                records.extend(of_scope(prefix, &subjects, name, &message.subject, sequence, found)?);
                 Ok(())
             })
             .await?;
@@ -250,15 +252,15 @@ impl Nats {
         scope: &str,
         events: Vec<Outgoing>,
     ) -> impl Stream<Item = Result<Item, TransportError>> + Send + use<> {
-        let place: Arc<(String, String)> = Arc::new((self.config.subject_prefix.clone(), scope.to_owned()));
+        let subjects = Arc::new(Subjects::new(&self.config.subject_prefix, scope));
         let mode = self.config.content_mode;
         let mut events = events.into_iter();
         let chunks = std::iter::from_fn(move || {
             let chunk: Vec<_> = events.by_ref().take(ENCODED).collect();
-            let place = Arc::clone(&place);
+            let subjects = Arc::clone(&subjects);
             (!chunk.is_empty()).then(|| {
                 tokio::task::spawn_blocking(move || {
-                    let items = chunk.into_iter().map(|outgoing| item(&place.0, &place.1, mode, outgoing));
+                    let items = chunk.into_iter().map(|outgoing| item(&subjects, mode, outgoing));
                     items.collect::<Vec<_>>()
                 })
             })
@@ -271,12 +273,12 @@ impl Nats {
     }
 }
 
-fn item(prefix: &str, scope: &str, mode: ContentMode, outgoing: Outgoing) -> Result<Item, TransportError> {
+fn item(subjects: &Subjects, mode: ContentMode, outgoing: Outgoing) -> Result<Item, TransportError> {
     let Outgoing { event, record, expected } = outgoing;
     let message = encode(event, Binding::Nats, mode)
         .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
     Ok(Item {
-        subject: subject::of_record(prefix, scope, &record),
+        subject: subjects.of(&record.key()),
         id: record.event_id,
         expected,
         // Names and values have no line breaks: attributes are checked with the configuration,
@@ -382,7 +384,7 @@ fn stream_facts(info: &Value) -> StreamFacts {
 /// subject. What is on one and is no event of ours hides the key's state.
 fn of_scope(
     prefix: &str,
-    scope: &str,
+    subjects: &Subjects,
     stream: &str,
     found_on: &str,
     sequence: u64,
@@ -390,7 +392,7 @@ fn of_scope(
 ) -> Result<Option<StateRecord>, TransportError> {
     match found {
         // The subject holds the digest of the exact key, and the texts are compared through it.
-        Ok(record) => Ok((subject::of_record(prefix, scope, &record) == found_on).then_some(record)),
+        Ok(record) => Ok((subjects.of(&record.key()) == found_on).then_some(record)),
         Err(why) if subject::is_key(prefix, found_on) => {
             let what = format!("message {sequence} on `{found_on}` is no event of this program: {why}");
             Err(TransportError::new(Kind::Foreign, what).with_hint(format!(

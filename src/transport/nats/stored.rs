@@ -5,45 +5,41 @@
 use std::borrow::Cow;
 
 use async_nats::HeaderMap;
-use jiff::Timestamp;
-use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::transport::{StateRecord, StatedData};
-
-/// The members of an event that are the key's state.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    id: Uuid,
-    time: Timestamp,
-    revision: u32,
-    #[serde(borrow)]
-    change: Cow<'a, str>,
-    #[serde(borrow)]
-    data: StatedData<'a>,
-}
+use crate::{
+    cost::parse_instant,
+    event::{members, text},
+    transport::{StateRecord, StatedData},
+};
 
 /// The state a message states; the error says why it is no event of ours.
 pub(super) fn read(headers: Option<&HeaderMap>, payload: &[u8]) -> Result<StateRecord, String> {
-    let envelope = if is_structured(headers) {
-        serde_json::from_slice(payload).map_err(|e| e.to_string())?
-    } else {
-        let attribute = |name: &str| {
-            headers
-                .and_then(|headers| headers.get(name))
-                .map(async_nats::HeaderValue::as_str)
-                .ok_or_else(|| format!("it has no header `{name}`"))
-        };
-        Envelope {
-            id: attribute("ce-id")?.parse().map_err(|_| "its id is not one of ours")?,
-            time: attribute("ce-time")?.parse().map_err(|_| "its time cannot be read")?,
-            revision: attribute("ce-revision")?.parse().map_err(|_| "its revision is no number")?,
-            change: Cow::Borrowed(attribute("ce-change")?),
-            data: serde_json::from_slice(payload).map_err(|e| e.to_string())?,
-        }
-    };
-    let Envelope { id, time, revision, change, data } = envelope;
-    data.record(id, time, revision, &change)
+    let payload = std::str::from_utf8(payload).map_err(|e| format!("it is no UTF-8: {e}"))?;
+    let [mut id, mut time, mut revision, mut change] = [const { None }; 4];
+    let mut data = payload;
+    if is_structured(headers) {
+        data = "";
+        let whole = members(payload, |name, value| match &*name {
+            "id" => id = text(value),
+            "time" => time = text(value),
+            // A number, and a text to those who know no others.
+            "revision" => revision = text(value).or(Some(Cow::Borrowed(value))),
+            "change" => change = text(value),
+            "data" => data = value,
+            _ => {}
+        });
+        whole.map_err(|at| format!("it is no JSON object: byte {at}"))?;
+    } else if let Some(headers) = headers {
+        let header = |name: &str| headers.get(name).map(|value| Cow::Borrowed(value.as_str()));
+        (id, time) = (header("ce-id"), header("ce-time"));
+        (revision, change) = (header("ce-revision"), header("ce-change"));
+    }
+    let id = id.and_then(|id| Uuid::try_parse(&id).ok()).ok_or("its id is not one of ours")?;
+    let time = time.and_then(|time| parse_instant(&time)).ok_or("its time cannot be read")?;
+    let revision = revision.and_then(|number| number.parse().ok()).ok_or("its revision is no number")?;
+    let change = change.ok_or("it has no `change`")?;
+    Ok(StatedData::read(data)?.record(id, time, revision, &change))
 }
 
 /// The id of the event in a message, where it is one of ours.

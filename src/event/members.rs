@@ -5,14 +5,14 @@
 
 use std::borrow::Cow;
 
-use crate::event::plain_bytes;
+use super::plain_run;
 
 /// Deeper values are refused, as `serde_json` does.
 const DEPTH: usize = 128;
 
 /// Takes an object apart: gives the name of each member and its value as it is written to `each`. The
 /// error is the byte at which it is no JSON object any more; what was given out before is void then.
-pub(super) fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), usize> {
+pub(crate) fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), usize> {
     let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
     scan.object(text, &mut each).ok_or(scan.at)?;
     scan.space();
@@ -20,7 +20,7 @@ pub(super) fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a 
 }
 
 /// A string as it is written, without its quotes, decoded.
-pub(super) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
     let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
     if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
         serde_json::from_str(quoted).ok().map(Cow::Owned)
@@ -29,23 +29,15 @@ pub(super) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
     }
 }
 
+/// A JSON string, decoded; `None` where the value is something else.
+pub(crate) fn text(value: &str) -> Option<Cow<'_, str>> {
+    value.starts_with('"').then(|| unescape(value)).flatten()
+}
+
 struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
 }
-
-/// What a byte within a string means.
-const PLAIN: [bool; 256] = {
-    let mut plain = [true; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        plain[byte] = false;
-        byte += 1;
-    }
-    plain[b'"' as usize] = false;
-    plain[b'\\' as usize] = false;
-    plain
-};
 
 impl Scan<'_> {
     fn peek(&self) -> Option<u8> {
@@ -138,16 +130,7 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<()> {
         self.take(b'"')?;
         loop {
-            while let Some(word) = self.bytes[self.at..].first_chunk() {
-                let plain = plain_bytes(*word);
-                self.at += plain;
-                if plain < 8 {
-                    break;
-                }
-            }
-            while PLAIN[usize::from(self.peek()?)] {
-                self.at += 1;
-            }
+            self.at += plain_run(&self.bytes[self.at..]);
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
@@ -277,20 +260,6 @@ mod tests {
             check(text);
         }
         assert_eq!(taken_apart(r#"{"id":"1",}"#), Err(10), "where it goes wrong");
-    }
-
-    #[test]
-    fn eight_bytes_are_plain_up_to_the_first_that_is_not() {
-        for byte in 0..=u8::MAX {
-            for place in 0..8 {
-                for around in [b'a', b' ', 0x7f, 0x80, 0xff] {
-                    let mut bytes = [around; 8];
-                    bytes[place] = byte;
-                    let expected = bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]);
-                    assert_eq!(plain_bytes(bytes), expected.unwrap_or(8), "{bytes:?}");
-                }
-            }
-        }
     }
 
     #[test]
