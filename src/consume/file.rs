@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     BATCH, Bound, Event, Feed, LineMark, Place, ReadOptions, Received, Start,
-    position::{PositionFile, Stored, digest},
+    position::{PositionFile, Stored},
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
@@ -36,6 +36,8 @@ struct Follower {
     file: File,
     options: ReadOptions,
     feed: Feed,
+    /// How many files were read before, for they were rotated or cut.
+    files: u32,
     /// How many lines and bytes are read.
     lines: u64,
     bytes: u64,
@@ -78,7 +80,7 @@ pub(super) fn read_lines(
     file.seek(SeekFrom::Start(begin.bytes)).map_err(|e| unreadable(path, &e))?;
     let path = path.to_owned();
     let (lines, bytes) = (begin.lines, begin.bytes);
-    let mut lines = Follower { path, file, options, feed, lines, bytes, partial: Vec::new(), end };
+    let mut lines = Follower { path, file, options, feed, files: 0, lines, bytes, partial: Vec::new(), end };
     let feeder = tokio::task::spawn_blocking(move || {
         let last = lines.run().map(|()| Vec::new()).map_err(|e| unreadable(&lines.path, &e));
         // A reader that has gone needs neither the end nor a reason.
@@ -167,8 +169,8 @@ impl Follower {
         if line.iter().all(u8::is_ascii_whitespace) || !self.in_time(&line) {
             return None;
         }
-        let digest = if self.options.name.is_some() { digest(&line) } else { 0 };
-        let mark = LineMark { start, end: self.bytes, digest };
+        let known_again = if self.options.name.is_some() { line.clone() } else { Bytes::new() };
+        let mark = LineMark { file: self.files, start, end: self.bytes, line: known_again };
         let place = Place { partition: 0, position: self.lines, mark };
         Some(Received { place, stored_at: None, line, unreadable: None })
     }
@@ -234,6 +236,7 @@ impl Follower {
             self.file = file;
         }
         self.partial.clear();
+        self.files += 1;
         (self.lines, self.bytes) = (0, 0);
         Ok(true)
     }

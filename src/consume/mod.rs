@@ -116,7 +116,7 @@ pub struct ReadOptions {
 }
 
 /// Where a message lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The Kafka partition; 0 elsewhere.
     pub partition: i32,
@@ -126,19 +126,32 @@ pub struct Place {
 }
 
 /// Where a line of a file lies, for the position file; zeros elsewhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct LineMark {
+    /// How many files were read before: lines are counted anew in one that was rotated or cut.
+    file: u32,
     /// The byte it starts at, and the one behind its line feed.
     start: u64,
     end: u64,
-    /// The first 64 bits of the line's SHA-256, where a name needs it.
-    digest: u64,
+    /// The line, where a name has to know it again.
+    line: Bytes,
 }
 
 impl Place {
     /// A place in a broker's log.
     pub(crate) fn of(partition: i32, position: u64) -> Self {
         Self { partition, position, mark: LineMark::default() }
+    }
+
+    /// What no other place of its partition shares while reading goes on.
+    pub(crate) const fn number(&self) -> (u32, u64) {
+        (self.mark.file, self.position)
+    }
+
+    /// A line of a file, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_line(file: u32, position: u64) -> Self {
+        Self { partition: 0, position, mark: LineMark { file, ..LineMark::default() } }
     }
 }
 
@@ -298,7 +311,7 @@ impl Reader {
     /// # Errors
     /// `Rejected` without a name. `Conflict` when another process reads under the name by now.
     /// `Unavailable` when it could not be written: the position is where it was, or there.
-    pub async fn commit(&mut self, place: Place) -> Result<(), TransportError> {
+    pub async fn commit(&mut self, place: &Place) -> Result<(), TransportError> {
         match &mut self.position {
             None => Err(TransportError::new(Kind::Rejected, "without a name no position is kept")),
             Some(Position::File(file)) => file.commit(place).await,

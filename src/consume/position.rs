@@ -41,7 +41,7 @@ pub(super) struct Stored {
 }
 
 /// The first 64 bits of a line's SHA-256, its line feed left out.
-pub(super) fn digest(line: &[u8]) -> u64 {
+fn digest(line: &[u8]) -> u64 {
     let digest = Sha256::digest(line);
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -113,14 +113,14 @@ impl PositionFile {
     }
 
     /// Writes the position behind a line.
-    pub(super) async fn commit(&self, place: Place) -> Result<(), TransportError> {
-        let LineMark { start, end, digest, .. } = place.mark;
+    pub(super) async fn commit(&self, place: &Place) -> Result<(), TransportError> {
+        let LineMark { start, end, line, .. } = &place.mark;
         let stored = Stored {
             version: VERSION,
             lines: place.position,
-            bytes: end,
-            last_line_start: start,
-            last_line_digest: digest,
+            bytes: *end,
+            last_line_start: *start,
+            last_line_digest: digest(line),
         };
         let path = self.path.clone();
         match tokio::task::spawn_blocking(move || write(&path, stored)).await {

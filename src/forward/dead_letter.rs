@@ -82,7 +82,7 @@ impl<'a> Label<'a> {
         failed_at: Timestamp,
         (forwarder, endpoint): (&'a str, &'a str),
         failure: &'a Failure,
-        place: Place,
+        place: &Place,
     ) -> Self {
         Self {
             failed_at,
@@ -257,7 +257,7 @@ mod tests {
             "2026-03-01T00:00:00Z".parse().unwrap(),
             ("f", "http://h/"),
             &failure,
-            Place::of(0, 7),
+            &Place::of(0, 7),
         );
         letters.write(&label, "k", &parcel()).await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -273,7 +273,7 @@ mod tests {
             "2026-03-01T00:00:00Z".parse().unwrap(),
             ("f", "http://h/"),
             &failure,
-            Place::of(2, 7),
+            &Place::of(2, 7),
         );
         let headers = label.headers(("content-type", "application/cloudevents+json"));
         assert!(headers.iter().all(|(name, value)| !name.starts_with("ce") && !value.contains(['\r', '\n'])));

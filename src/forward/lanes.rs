@@ -32,7 +32,7 @@ struct Open {
     /// In the order it was read; and whether it is done.
     places: VecDeque<(Place, bool)>,
     /// By position, which of all places ever read it is.
-    numbers: HashMap<u64, u64>,
+    numbers: HashMap<(u32, u64), u64>,
     /// The number of the first of `places`.
     first: u64,
 }
@@ -57,7 +57,7 @@ impl<T> Lanes<T> {
     /// Takes in what was read. A place that is here already is left alone: after a change of owner a
     /// broker gives again what was not yet committed.
     pub(super) fn push(&mut self, key: Arc<str>, place: Place, item: T) {
-        if !self.enter(place, false) {
+        if !self.enter(place.clone(), false) {
             return;
         }
         match self.waiting.entry(key) {
@@ -77,7 +77,7 @@ impl<T> Lanes<T> {
     fn enter(&mut self, place: Place, done: bool) -> bool {
         let open = self.open.entry(place.partition).or_default();
         let number = open.first + open.places.len() as u64;
-        match open.numbers.entry(place.position) {
+        match open.numbers.entry(place.number()) {
             Entry::Occupied(_) => return false,
             Entry::Vacant(new) => new.insert(number),
         };
@@ -101,9 +101,9 @@ impl<T> Lanes<T> {
     }
 
     /// This event is done.
-    pub(super) fn done(&mut self, place: Place) {
+    pub(super) fn done(&mut self, place: &Place) {
         let Some(open) = self.open.get_mut(&place.partition) else { return };
-        let index = open.numbers.get(&place.position).and_then(|n| usize::try_from(n - open.first).ok());
+        let index = open.numbers.get(&place.number()).and_then(|n| usize::try_from(n - open.first).ok());
         if let Some((_, done)) = index.and_then(|index| open.places.get_mut(index)) {
             *done = true;
         }
@@ -132,7 +132,7 @@ impl<T> Lanes<T> {
         for open in self.open.values_mut() {
             let mut newest = None;
             while let Some((place, _)) = open.places.pop_front_if(|(_, done)| *done) {
-                open.numbers.remove(&place.position);
+                open.numbers.remove(&place.number());
                 open.first += 1;
                 self.count -= 1;
                 newest = Some(place);
@@ -161,7 +161,7 @@ mod tests {
 
     fn finish(lanes: &mut Lanes<u64>, taken: &[(Arc<str>, Place, u64)]) {
         for (_, place, _) in taken {
-            lanes.done(*place);
+            lanes.done(place);
         }
         lanes.free(taken.iter().map(|(key, _, _)| key));
     }
@@ -220,9 +220,23 @@ mod tests {
         assert_eq!(items(&again), [0]);
         finish(&mut lanes, &again);
         assert_eq!(lanes.advance(), [], "it was read last");
-        lanes.done(Place::of(0, 1));
-        lanes.done(Place::of(0, 2));
+        lanes.done(&Place::of(0, 1));
+        lanes.done(&Place::of(0, 2));
         assert_eq!(lanes.advance(), [Place::of(0, 0)]);
+    }
+
+    /// A rotated file has its lines counted anew, and the one before is perhaps not done with.
+    #[test]
+    fn a_line_of_the_next_file_is_another_one() {
+        let mut lanes = Lanes::default();
+        lanes.push(Arc::from("a"), Place::of_line(0, 1), 1);
+        lanes.push(Arc::from("b"), Place::of_line(1, 1), 2);
+        let (a, b) = (lanes.take(1), lanes.take(1));
+        assert_eq!((items(&a), items(&b)), (vec![1], vec![2]));
+        finish(&mut lanes, &b);
+        assert_eq!(lanes.advance(), []);
+        finish(&mut lanes, &a);
+        assert_eq!(lanes.advance(), [Place::of_line(1, 1)]);
     }
 
     /// A key is always in one partition, as Kafka has it.

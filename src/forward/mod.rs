@@ -274,7 +274,7 @@ impl Forwarder {
     }
 
     fn take_in(&mut self, received: &Received) {
-        let place = received.place;
+        let place = received.place.clone();
         let event = match received.event() {
             Ok(event) => event,
             Err(why) => {
@@ -329,13 +329,13 @@ impl Forwarder {
         for ((key, place, parcel), outcome) in unit.iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered => {}
-                Outcome::Failed(failure) => self.put_aside(key, *place, parcel, failure).await?,
+                Outcome::Failed(failure) => self.put_aside(key, place, parcel, failure).await?,
                 Outcome::Moved(answer) => {
                     return Err(ForwardError::Moved { endpoint: self.label.clone(), answer });
                 }
                 Outcome::Abandoned => return Ok(()),
             }
-            self.lanes.done(*place);
+            self.lanes.done(place);
         }
         self.lanes.free(unit.iter().map(|(key, _, _)| key));
         self.advance();
@@ -345,7 +345,7 @@ impl Forwarder {
     async fn put_aside(
         &mut self,
         key: &Arc<str>,
-        place: Place,
+        place: &Place,
         parcel: &Parcel,
         failure: endpoint::Failure,
     ) -> Result<(), ForwardError> {
@@ -369,7 +369,7 @@ impl Forwarder {
 
     /// Moves the position. What cannot be written now is written with what follows.
     async fn commit(&mut self) -> Result<(), TransportError> {
-        while let Some((&partition, &place)) = self.movable.first_key_value() {
+        while let Some((&partition, place)) = self.movable.first_key_value() {
             match self.reader.commit(place).await {
                 Ok(()) => self.movable.remove(&partition),
                 Err(error) if error.kind == TransportErrorKind::Unavailable => {

@@ -1,6 +1,13 @@
 //! Order, position and independence, on a file.
 
-use std::{collections::HashSet, sync::Mutex, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     endpoint::{Endpoint, answer, assert_complete, by_key, taken},
@@ -130,6 +137,30 @@ fn a_running_forwarder_follows_what_is_written() {
     assert_complete(&endpoint.taken(), 4, 2);
     running.signal("TERM");
     assert_eq!(running.end().0, Some(0));
+}
+
+/// The lines of a new file are counted from 1 again, while those of the old one are still under way.
+#[test]
+fn a_rotated_file_loses_no_event_of_either() {
+    let open = Arc::new(AtomicBool::new(false));
+    let takes = Arc::clone(&open);
+    let endpoint =
+        Endpoint::start(move |_| if takes.load(Ordering::Relaxed) { taken() } else { answer(503) });
+    let home = Home::with(&events(4, 1));
+    let running = home.start(&["--name", "r", "--endpoint", &endpoint.url()]);
+    eventually("the old file is read", || endpoint.calls().len() >= 4);
+    home.write("new", &crate::home::lines(&events(4, 2)[4..]));
+    std::fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
+    std::fs::rename(home.path("new"), home.path("events.jsonl")).unwrap();
+    running.wait_for("the file was rotated");
+    open.store(true, Ordering::Relaxed);
+    eventually("all of both", || endpoint.taken().len() == 8);
+    assert_complete(&endpoint.taken(), 4, 2);
+    running.signal("TERM");
+    assert_eq!(running.end().0, Some(0));
+    // The position is one in the new file.
+    let ran = home.once("r", &endpoint.url(), &[]);
+    assert_eq!(endpoint.taken().len(), 8, "{}", ran.stderr);
 }
 
 /// A name belongs to one process at a time where the position is a file.

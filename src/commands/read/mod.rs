@@ -269,7 +269,7 @@ impl Unwritten {
             return Ok(());
         }
         while let Some((_, place)) = self.places.pop_first() {
-            reader.commit(place).await?;
+            reader.commit(&place).await?;
         }
         Ok(())
     }

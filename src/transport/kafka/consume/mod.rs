@@ -96,9 +96,10 @@ pub(crate) async fn read_events(
 
 impl KafkaPosition {
     /// Commits the offset behind a record.
-    pub(crate) async fn commit(&self, place: Place) -> Result<(), TransportError> {
+    pub(crate) async fn commit(&self, place: &Place) -> Result<(), TransportError> {
         let source = Arc::clone(&self.source);
-        let commit = move || source.commit(&BTreeMap::from([(place.partition, place.position + 1)]));
+        let next = BTreeMap::from([(place.partition, place.position + 1)]);
+        let commit = move || source.commit(&next);
         match tokio::task::spawn_blocking(commit).await {
             Ok(committed) => committed,
             Err(e) => Err(TransportError::new(Kind::Unknown, format!("committing failed: {e}"))),

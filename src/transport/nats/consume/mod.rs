@@ -124,7 +124,7 @@ pub(crate) async fn read_events(
 
 impl NatsPosition {
     /// Acknowledges a message and everything given out before it.
-    pub(crate) async fn commit(&self, place: Place) -> Result<(), TransportError> {
+    pub(crate) async fn commit(&self, place: &Place) -> Result<(), TransportError> {
         let done: Vec<_> = {
             let mut held = lock(&self.held);
             let Some(index) = held.iter().position(|(sequence, _)| *sequence == place.position) else {
