@@ -171,8 +171,17 @@ impl Record {
     }
 }
 
+/// A commit is acknowledged before its markers are everywhere; what is undecided for longer is open.
+const MARKERS: Duration = Duration::from_secs(2);
+
 /// Everything a consumer of this isolation level reads of a topic now, in the order of each partition.
 pub fn consume(servers: &str, topic: &str, isolation: &str) -> Vec<Record> {
+    // Its ends are those of everything written, decided or not.
+    let everything: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .unwrap();
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("group.id", "test")
@@ -188,7 +197,7 @@ pub fn consume(servers: &str, topic: &str, isolation: &str) -> Vec<Record> {
         metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     let mut records = Vec::new();
     for partition in partitions {
-        let (low, end) = consumer.fetch_watermarks(topic, partition, limit).unwrap();
+        let (low, end) = everything.fetch_watermarks(topic, partition, limit).unwrap();
         if low == end {
             continue;
         }
@@ -196,14 +205,23 @@ pub fn consume(servers: &str, topic: &str, isolation: &str) -> Vec<Record> {
         at.add_partition_offset(topic, partition, Offset::Offset(low)).unwrap();
         consumer.assign(&at).unwrap();
         let deadline = Instant::now() + Duration::from_mins(1);
+        let mut progress = Instant::now();
         loop {
             if let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) {
                 records.push(record(&message));
+                progress = Instant::now();
             }
             let position = consumer.position().unwrap();
             let offset = position.find_partition(topic, partition).unwrap().offset().to_raw().unwrap();
             if offset >= end {
                 break;
+            }
+            if progress.elapsed() > MARKERS {
+                // Of this isolation level.
+                let (_, end) = consumer.fetch_watermarks(topic, partition, limit).unwrap();
+                if offset >= end {
+                    break;
+                }
             }
             assert!(Instant::now() < deadline, "{topic}/{partition} stands at {offset} of {end}");
         }
