@@ -95,16 +95,25 @@ async fn acknowledgements_that_come_too_late_are_looked_up() {
     }
 }
 
-/// The program with this `[nats]` table, against a simulated AWS that counts what is paid.
-async fn once(nats: &str, arguments: &[&str]) -> (Output, u64) {
+/// The program with this `[nats]` table beside what the tests have in common, against a simulated AWS that counts what is paid.
+pub(crate) async fn once(nats: &str, arguments: &[&str]) -> (Output, u64) {
+    once_into(("BILLING", "aws.cost"), nats, arguments).await
+}
+
+/// The same into another stream, with its prefix.
+pub(crate) async fn once_into(
+    (stream, prefix): (&str, &str),
+    nats: &str,
+    arguments: &[&str],
+) -> (Output, u64) {
     let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("billing.toml");
     let text = format!(
         "[[connections]]\nname = \"main\"\naccount_id = \"111122223333\"\nendpoint_url = \"{}\"\n\
          credentials = {{ kind = \"keys\", access_key_id = \"AKIA\", secret_access_key = \"s\" }}\n\
-         [admin]\nlisten = \"\"\n[transport]\nkind = \"nats\"\n[nats]\nstream = \"BILLING\"\n\
-         subject_prefix = \"aws.cost\"\ntimeout = \"1s\"\n{nats}\n",
+         [admin]\nlisten = \"\"\n[transport]\nkind = \"nats\"\n[nats]\nstream = \"{stream}\"\n\
+         subject_prefix = \"{prefix}\"\ntimeout = \"1s\"\n{nats}\n",
         simulator.url()
     );
     fs::write(&file, text).unwrap();
@@ -123,7 +132,7 @@ async fn refused(nats: &str) -> (i32, String) {
     (output.status.code().unwrap(), said)
 }
 
-fn table(server: &Server, rest: &str) -> String {
+pub(crate) fn table(server: &Server, rest: &str) -> String {
     format!("servers = [\"{}\"]\n{rest}", server.url())
 }
 
@@ -191,6 +200,10 @@ async fn subjects_of_another_stream_are_named_with_their_owner() {
         js.create_stream(other).await.unwrap();
         let (code, said) = refused(&table(&server, "create_stream = true")).await;
         assert_eq!(code, 1, "{said}");
+        assert!(said.contains("stream `ORDERS` has `aws.cost.>`"), "{said}");
+        let (output, _) = once(&table(&server, "create_stream = true"), &["check", "--connect"]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("stream `ORDERS` has `aws.cost.>`"), "{said}");
     }
 }

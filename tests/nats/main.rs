@@ -7,6 +7,7 @@
 mod backfill;
 mod claims;
 mod cluster;
+mod commands;
 mod connect;
 #[cfg(target_os = "linux")]
 #[path = "../support/disk.rs"]

@@ -24,7 +24,7 @@ impl Nats {
     pub(super) async fn stream(&self, js: &JetStream) -> Result<Value, TransportError> {
         let info = self.ensure(js, &layout::stream(&self.config), layout::stream_command).await?;
         let bucket = self.ensure(js, &layout::bucket(&self.config), layout::bucket_command).await?;
-        let findings = self.findings(js, &info, &bucket);
+        let findings = self.findings(js, Some(&info), Some(&bucket));
         layout::fatal(&self.config, &findings)?;
         if !self.warned.swap(true, Ordering::Relaxed) {
             for finding in findings {
@@ -34,11 +34,17 @@ impl Nats {
         Ok(info)
     }
 
-    fn findings(&self, js: &JetStream, stream: &Value, bucket: &Value) -> Vec<layout::Finding> {
+    /// What is to be said of the stream and the bucket, those of them that exist.
+    fn findings(
+        &self,
+        js: &JetStream,
+        stream: Option<&Value>,
+        bucket: Option<&Value>,
+    ) -> Vec<layout::Finding> {
         let clustered = js.client.server_info().cluster.is_some();
-        let mut findings = layout::judge(&self.config, &stream["config"], clustered);
-        findings.extend(layout::judge_bucket(&self.config, &bucket["config"]));
-        findings
+        let stream = stream.map(|info| layout::judge(&self.config, &info["config"], clustered));
+        let bucket = bucket.map(|info| layout::judge_bucket(&self.config, &info["config"]));
+        stream.into_iter().chain(bucket).flatten().collect()
     }
 
     /// A stream's information; a missing one is created or refused with the command that does it.
@@ -79,9 +85,7 @@ impl Nats {
             // 10065: its subjects belong to another stream. 10058: another process was faster.
             Err(Failure::Refused(error)) if error.error_code() == ErrorCode(10065) => {
                 let owner = self.owner(js, wanted["subjects"][0].as_str().unwrap_or_default()).await;
-                let what = format!("could not create stream `{name}`: {error}{owner}");
-                Err(TransportError::new(Kind::Rejected, what)
-                    .with_hint("choose another `subject_prefix`, or publish to that stream with `stream`"))
+                Err(taken(&format!("could not create stream `{name}`: {error}{owner}")))
             }
             Err(Failure::Refused(error)) if error.error_code() == ErrorCode(10058) => Err(
                 TransportError::new(Kind::Unavailable, format!("stream `{name}` was just created otherwise")),
@@ -127,43 +131,54 @@ impl Nats {
         let js = self.js().await?;
         let server = js.client.server_info();
         let mut facts = vec![format!("NATS server `{}` has version {}", server.server_name, server.version)];
-        let (Some(info), Some(bucket)) = (
-            self.existing(js, &self.config.stream).await?,
-            self.existing(js, &layout::bucket_stream(&self.config.bucket)).await?,
-        ) else {
-            facts.push(format!(
-                "stream `{}` and bucket `{}` do not both exist yet; the first `run` creates what is missing",
-                self.config.stream, self.config.bucket
-            ));
-            return Ok(facts);
-        };
-        let findings = self.findings(js, &info, &bucket);
+        let stream = self.existing(js, &self.config.stream).await?;
+        let bucket = self.existing(js, &layout::bucket_stream(&self.config.bucket)).await?;
+        let findings = self.findings(js, stream.as_ref(), bucket.as_ref());
         layout::fatal(&self.config, &findings)?;
-        let got = &info["config"];
-        facts.push(format!(
-            "stream `{}` takes `{}.>`, {} messages, {} {}",
-            self.config.stream,
-            self.config.subject_prefix,
-            info["state"]["messages"],
-            got["num_replicas"],
-            if got["num_replicas"] == 1 { "replica" } else { "replicas" },
-        ));
+        let replicas = stream.as_ref().map(|info| info["config"]["num_replicas"].clone());
+        match (&stream, &replicas) {
+            (Some(info), Some(replicas)) => facts.push(format!(
+                "stream `{}` takes `{}.>`, {} messages, {replicas} {}",
+                self.config.stream,
+                self.config.subject_prefix,
+                info["state"]["messages"],
+                if *replicas == 1 { "replica" } else { "replicas" },
+            )),
+            _ => facts.push(self.creatable(js).await?),
+        }
         facts.extend(findings.iter().map(|finding| format!("warning: {}", finding.text)));
         let command = layout::edit_command(&self.config, &findings);
         facts.extend(command.map(|command| format!("warning: to put it right: {command}")));
-        if got["num_replicas"] == 1 {
+        if replicas.is_some_and(|replicas| replicas == 1) {
             facts.push(
                 "a single server writes to disk every two minutes unless `sync_interval: always` stands in its \
                  `jetstream` block; what a power failure takes is published again by the next poll"
                     .to_owned(),
             );
         }
-        let connections = self.every_connection().await?.len();
-        let noun = if connections == 1 { "connection" } else { "connections" };
-        facts.push(format!("bucket `{}` holds {connections} {noun}", self.config.bucket));
-        self.may_publish(js).await?;
-        facts.push(format!("the user may publish to `{}.>`", self.config.subject_prefix));
+        if bucket.is_some() {
+            let connections = self.every_connection().await?.len();
+            let noun = if connections == 1 { "connection" } else { "connections" };
+            facts.push(format!("bucket `{}` holds {connections} {noun}", self.config.bucket));
+        } else {
+            let bucket = &self.config.bucket;
+            facts.push(format!("bucket `{bucket}` does not exist yet; the first `run` creates it"));
+        }
+        if stream.is_some() {
+            self.may_publish(js).await?;
+            facts.push(format!("the user may publish to `{}.>`", self.config.subject_prefix));
+        }
         Ok(facts)
+    }
+
+    /// That the first `run` can create the stream: its subjects are nobody else's.
+    async fn creatable(&self, js: &JetStream) -> Result<String, TransportError> {
+        let name = &self.config.stream;
+        let owner = self.owner(js, &format!("{}.>", self.config.subject_prefix)).await;
+        if owner.is_empty() {
+            return Ok(format!("stream `{name}` does not exist yet; the first `run` creates it"));
+        }
+        Err(taken(&format!("stream `{name}` cannot be created{owner}")))
     }
 
     /// Publishes what the stream must refuse, as it expects another stream: nothing is stored, and
@@ -185,4 +200,10 @@ impl Nats {
             },
         }
     }
+}
+
+/// The subjects belong to another stream.
+fn taken(what: &str) -> TransportError {
+    TransportError::new(Kind::Rejected, what)
+        .with_hint("choose another `subject_prefix`, or publish to that stream with `stream`")
 }
