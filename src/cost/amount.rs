@@ -38,16 +38,14 @@ impl Amount {
         }
     }
 
-    /// The same beside another amount: of most rows all metrics state the same text, which is then
-    /// read once.
+    /// The same beside another amount: of most rows all metrics state the same, which is then read
+    /// once.
     ///
     /// # Errors
     /// As [`Amount::parse`].
-    pub fn parse_after(before: Option<&Self>, text: String, unit: String) -> Result<Self, AmountError> {
+    pub fn parse_after(before: Option<&Self>, text: &str, unit: &str) -> Result<Self, AmountError> {
         match before {
-            Some(before) if before.text == text => {
-                Ok(Self { text: text.into(), unit: unit.into(), value: before.value })
-            }
+            Some(before) if before.text == text && before.unit == unit => Ok(before.clone()),
             _ => Self::parse(text, unit),
         }
     }

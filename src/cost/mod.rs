@@ -85,7 +85,17 @@ impl CostMetric {
 
     /// The metric of AWS's name, `None` for any other text.
     pub fn from_aws_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|metric| metric.aws_name() == name)
+        // Twice for each row: a match compares whole words, a search calls for each name.
+        Some(match name {
+            "AmortizedCost" => Self::AmortizedCost,
+            "BlendedCost" => Self::BlendedCost,
+            "NetAmortizedCost" => Self::NetAmortizedCost,
+            "NetUnblendedCost" => Self::NetUnblendedCost,
+            "NormalizedUsageAmount" => Self::NormalizedUsageAmount,
+            "UnblendedCost" => Self::UnblendedCost,
+            "UsageQuantity" => Self::UsageQuantity,
+            _ => return None,
+        })
     }
 }
 
@@ -145,5 +155,20 @@ impl CostRecord {
     /// Whether every figure is zero. Two thirds of the rows of a real account are.
     pub fn is_zero(&self) -> bool {
         self.amounts.iter().all(|(_, amount)| amount.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_known_by_both_names_and_no_other() {
+        for metric in CostMetric::ALL {
+            assert_eq!(CostMetric::from_aws_name(metric.aws_name()), Some(metric));
+            assert_eq!(CostMetric::from_member_name(metric.member_name()), Some(metric));
+            assert_eq!(CostMetric::from_aws_name(metric.member_name()), None);
+        }
+        assert_eq!(CostMetric::from_aws_name("unblendedcost"), None);
     }
 }

@@ -115,14 +115,13 @@ fn read_amounts(
         amounts.reserve_exact(values.len());
     }
     for (name, value) in values {
-        let metric = *asked
-            .iter()
-            .find(|metric| metric.aws_name() == name)
+        let metric = CostMetric::from_aws_name(&name)
+            .filter(|metric| asked.contains(metric))
             .ok_or_else(|| format!("has the metric `{name}`, which was not asked for"))?;
         let text = value.amount.ok_or_else(|| format!("has no amount of `{metric}`"))?;
         let unit = value.unit.ok_or_else(|| format!("has no unit of `{metric}`"))?;
         let before = amounts.last().map(|(_, amount)| amount);
-        let amount = Amount::parse_after(before, text, unit)
+        let amount = Amount::parse_after(before, &text, &unit)
             .map_err(|error| format!("has a bad `{metric}`: {error}"))?;
         amounts.push((metric, amount));
     }
