@@ -117,10 +117,10 @@ impl Period {
     pub fn from_label(label: &str) -> Option<Self> {
         let (midnight, hour) = parse_label(label)?;
         let day = Self::containing(Granularity::Daily, midnight);
-        Some(match hour {
-            None => day,
-            Some(hour) => Self { granularity: Granularity::Hourly, hours: day.hours + i32::from(hour) },
-        })
+        match hour {
+            None => Some(day),
+            Some(hour) => Self::from_hours(Granularity::Hourly, day.hours + i32::from(hour)),
+        }
     }
 
     /// Day or hour.
@@ -239,8 +239,9 @@ mod tests {
         let last = Period::from_label("9999-12-30").unwrap();
         assert_eq!((last.label(), last.end()), ("9999-12-30".to_owned(), Timestamp::MAX));
         assert_eq!(last.next().end(), Timestamp::MAX);
-        let hour = Period::from_label("9999-12-30T23");
+        let hour = Period::from_label("9999-12-30T22");
         assert_eq!(hour.map(Period::end), Some(Timestamp::MAX));
+        assert_eq!(Period::from_label("9999-12-30T23"), None);
     }
 
     proptest! {

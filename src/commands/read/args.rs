@@ -189,6 +189,8 @@ mod tests {
             ("90m", Some(at("2026-11-25T10:30:00Z"))),
             ("7d", Some(at("2026-11-18T12:00:00Z"))),
             ("2 hours ago", Some(at("2026-11-25T10:00:00Z"))),
+            // The last date there is, whose midnight is out of range.
+            ("9999-12-31", Some(Timestamp::MAX)),
             ("1mo", None),
             ("yesterday", None),
             ("", None),
