@@ -155,7 +155,10 @@ impl<T: Transport> Work<'_, T> {
                         info!(connection = name, %next, "waiting for the next poll");
                         announced = Some(next);
                     }
-                    sleep_until(self.shared, next).await;
+                    if sleep_until(self.shared, next).await == Woken::ClockSetBack {
+                        // These were reckoned with another time; what they held up is judged anew.
+                        waits.clear();
+                    }
                 }
                 Err(error) if self.shared.transport.comes_back() && error.kind.may_pass() => {
                     warn!(connection = name, kind = error.kind.name(), pause = ?pause, "{error}");
@@ -191,13 +194,12 @@ impl<T: Transport> Work<'_, T> {
     /// What the state says of earlier polls, for metrics and health.
     fn tell(&self, state: &ConnectionState) {
         let connection = self.context.connection;
-        let polls = connection.granularity.iter().map(|granularity| state.poll(*granularity));
-        let mut failures = 0;
-        for poll in polls {
-            failures += poll.failures;
-            if let Some(last) = poll.last_complete {
-                self.shared.world.metrics.succeeded(&connection.name, last);
-            }
+        let polls: Vec<_> =
+            connection.granularity.iter().map(|granularity| state.poll(*granularity)).collect();
+        let failures: u32 = polls.iter().map(|poll| poll.failures).fold(0, u32::saturating_add);
+        // Of several granularities the one that is behind counts: the other must not hide it.
+        if let Some(last) = polls.iter().map(|poll| poll.last_complete).min().flatten() {
+            self.shared.world.metrics.succeeded(&connection.name, last);
         }
         let health = match failures {
             0 => Health::Ready,
@@ -306,13 +308,27 @@ async fn sleep<T>(shared: &Shared<T>, pause: Duration) -> bool {
     }
 }
 
-async fn sleep_until<T>(shared: &Shared<T>, instant: Timestamp) {
+/// Why a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// It was time, or there is a shutdown.
+    InTime,
+    /// The machine's clock was set back: what is due is to be reckoned again.
+    ClockSetBack,
+}
+
+async fn sleep_until<T>(shared: &Shared<T>, instant: Timestamp) -> Woken {
+    let mut before = shared.world.clock.now();
     loop {
-        let left = instant.duration_since(shared.world.clock.now());
-        let left = Duration::try_from(left).unwrap_or_default();
+        let left = Duration::try_from(instant.duration_since(before)).unwrap_or_default();
         if left.is_zero() || !sleep(shared, left.min(LONGEST_SLEEP)).await {
-            return;
+            return Woken::InTime;
         }
+        let now = shared.world.clock.now();
+        if now < before {
+            return Woken::ClockSetBack;
+        }
+        before = now;
     }
 }
 

@@ -29,6 +29,12 @@ const BATCH: usize = 10_000;
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
 
+/// So many bytes of missing rows are remembered of each granularity's poll, and of each month of a backfill:
+/// the connection's state is one record, and brokers take a megabyte. What is missing beyond that is
+/// remembered by the polls that follow, as the first are retracted.
+const MISSING_OF_A_POLL: usize = 250_000;
+const MISSING_OF_A_MONTH: usize = 20_000;
+
 /// What a window is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -141,8 +147,10 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         };
         context.metrics.budget_left(if left.covers(wanted) { left.after(wanted) } else { left });
         if !left.covers(wanted) {
-            let until = budget_resets_at(now, context.budget, &spent, wanted);
-            return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed: wanted }));
+            // Of a poll under way that is one more page, whatever was to be reserved ahead.
+            let needed = if self.requests > 0 { self.requests + 1 } else { wanted };
+            let until = budget_resets_at(now, context.budget, &spent, needed);
+            return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed }));
         }
         self.state.spent = self.spent_before;
         self.state.spent.add(now, wanted);
@@ -201,7 +209,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         };
         let judgement = match self.purpose {
             Purpose::Month { polled: true, .. } => Judgement::default(),
-            _ => self.sightings.judge(self.ledger, &before),
+            Purpose::Poll => self.sightings.judge(self.ledger, &before, MISSING_OF_A_POLL),
+            Purpose::Month { .. } => self.sightings.judge(self.ledger, &before, MISSING_OF_A_MONTH),
         };
         let gone: Vec<_> =
             judgement.gone.iter().map(|id| MissingRow::of(&self.ledger.get(*id).key())).collect();
@@ -226,9 +235,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         };
         if let ControlFlow::Break(outcome) = self.publish(retract, Some(closing)).await? {
             return Ok(outcome);
-        }
-        if self.purpose == Purpose::Poll {
-            self.context.metrics.succeeded(&self.context.connection.name, started);
         }
         Ok(Outcome::Complete)
     }

@@ -94,10 +94,14 @@ impl Sightings {
     /// | not listed | none | yes | still missing |
     /// | not listed | some | no | missing |
     /// | not listed | some | yes | gone |
-    pub fn judge(&self, ledger: &Ledger, missing_before: &[MissingRow]) -> Judgement {
+    ///
+    /// Missing rows are remembered by name, as many as fit into `most` bytes; the others are missing for
+    /// the first time again when the next answer is judged.
+    pub fn judge(&self, ledger: &Ledger, missing_before: &[MissingRow], most: usize) -> Judgement {
         let lacked: BTreeSet<u32> =
             missing_before.iter().filter_map(|row| ledger.find(&row.key()?)).map(RowId::index).collect();
         let mut judgement = Judgement::default();
+        let mut left = most;
         if self.hollow || self.lost {
             judgement.missing = missing_before.to_vec();
             return judgement;
@@ -114,7 +118,13 @@ impl Sightings {
             let lacked = lacked.contains(&id.index());
             match (concluded, lacked) {
                 (true, true) => judgement.gone.push(id),
-                (true, false) | (false, true) => judgement.missing.push(MissingRow::of(&key)),
+                (true, false) | (false, true) => {
+                    let row = MissingRow::of(&key);
+                    if let Some(rest) = left.checked_sub(row.stored_bytes()) {
+                        left = rest;
+                        judgement.missing.push(row);
+                    }
+                }
                 (false, false) => {}
             }
         }
@@ -216,7 +226,7 @@ mod tests {
             for record in &records {
                 publish(&mut ledger, record, Status::Live, NOW);
             }
-            let judgement = sightings.judge(&ledger, &before);
+            let judgement = sightings.judge(&ledger, &before, usize::MAX);
             let mut found: Vec<_> =
                 judgement.gone.iter().map(|id| gone(ledger.get(*id).key().service)).collect();
             found.extend(judgement.missing.iter().map(|row| missing(&row.service)));
@@ -238,10 +248,42 @@ mod tests {
         let now = Timestamp::from_second(NOW).unwrap();
         let mut sightings = Sightings::new(window, &ledger);
         note(&mut sightings, &ledger, &[b], now);
-        assert_eq!(sightings.judge(&ledger, &before).gone.len(), 1);
+        assert_eq!(sightings.judge(&ledger, &before, usize::MAX).gone.len(), 1);
         note(&mut sightings, &ledger, &[], now);
-        let judgement = sightings.judge(&ledger, &before);
+        let judgement = sightings.judge(&ledger, &before, usize::MAX);
         assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
+    }
+
+    /// However many rows vanish at once, the state stays small, and all of them are retracted in time.
+    #[test]
+    fn missing_rows_beyond_what_is_remembered_follow_later() {
+        let window = Window {
+            from: Period::from_label("2026-02-01").unwrap(),
+            until: Period::from_label("2026-03-01").unwrap(),
+        };
+        let mut ledger = Ledger::new();
+        let rows = ["A", "B", "C", "D", "E"].map(|service| record("2026-02-03", service));
+        let there = record("2026-02-03", "there");
+        for row in rows.iter().chain([&there]) {
+            publish(&mut ledger, row, Status::Live, NOW);
+        }
+        let now = Timestamp::from_second(NOW).unwrap();
+        let most = 2 * MissingRow::of(&rows[0].key()).stored_bytes();
+        let (mut before, mut gone) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let mut sightings = Sightings::new(window, &ledger);
+            note(&mut sightings, &ledger, std::slice::from_ref(&there), now);
+            let judgement = sightings.judge(&ledger, &before, most);
+            assert!(judgement.missing.len() <= 2);
+            let names: Vec<String> =
+                judgement.gone.iter().map(|id| ledger.get(*id).key().service.to_owned()).collect();
+            for name in &names {
+                publish(&mut ledger, &record("2026-02-03", name), Status::Removed, NOW);
+            }
+            gone.extend(names);
+            before = judgement.missing;
+        }
+        assert_eq!((gone, before), (["A", "B", "C", "D", "E"].map(str::to_owned).to_vec(), vec![]));
     }
 
     #[test]
@@ -265,7 +307,7 @@ mod tests {
         sightings.lose();
         assert!(sightings.note(a.period, ledger.find(&a.key())), "the ledger was read anew");
         let before = [MissingRow::of(&a.key())];
-        assert_eq!(sightings.judge(&ledger, &before).missing, before);
+        assert_eq!(sightings.judge(&ledger, &before, usize::MAX).missing, before);
     }
 
     #[test]
@@ -277,7 +319,7 @@ mod tests {
         let mut ledger = Ledger::new();
         publish(&mut ledger, &record("2026-02-03", "A"), Status::Live, NOW);
         let sightings = Sightings::new(window, &ledger);
-        assert_eq!(sightings.judge(&ledger, &[]), Judgement::default());
+        assert_eq!(sightings.judge(&ledger, &[], usize::MAX), Judgement::default());
         assert_eq!(sightings.records(), 0);
     }
 }

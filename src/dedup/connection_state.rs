@@ -96,6 +96,11 @@ impl MissingRow {
         }
     }
 
+    /// About how many bytes of a state it takes.
+    pub(super) fn stored_bytes(&self) -> usize {
+        64 + self.service.len() + self.group.as_ref().map_or(0, String::len)
+    }
+
     /// The key again; `None` if the state was written with a label this version does not read.
     pub fn key(&self) -> Option<CostKey<'_>> {
         Some(CostKey {
@@ -115,6 +120,12 @@ impl ConnectionState {
     /// One granularity's polls, to be changed.
     pub fn poll_mut(&mut self, granularity: Granularity) -> &mut PollState {
         self.polls.entry(granularity.name().to_owned()).or_default()
+    }
+
+    /// Since when every one of these granularities is complete: of several the one that is behind counts.
+    /// `None` where one never was.
+    pub fn complete_since(&self, granularities: &[Granularity]) -> Option<Timestamp> {
+        granularities.iter().map(|granularity| self.poll(*granularity).last_complete).min().flatten()
     }
 
     /// What backfills have read of the month that begins on this day.
@@ -152,7 +163,7 @@ impl ConnectionState {
         let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::MAX);
         let after = |instant: Timestamp| instant.checked_add(interval).unwrap_or(Timestamp::MAX);
         let next = poll.last_complete.filter(|last| *last <= now).map(after);
-        next.max(poll.retry_at.map(|retry| retry.min(after(now))))
+        next.max(poll.retry_at.filter(|retry| *retry <= after(now)))
     }
 }
 
@@ -175,10 +186,22 @@ mod tests {
         assert_eq!(due(&state), Some(at("2026-03-01T01:15:00Z")));
         // Written under a clock that was wrong.
         state.poll_mut(Granularity::Daily).retry_at = Some(at("2027-03-01T00:00:00Z"));
-        assert_eq!(due(&state), Some(at("2026-03-01T01:30:00Z")));
+        assert_eq!(due(&state), Some(at("2026-03-01T01:00:00Z")));
         state.poll_mut(Granularity::Daily).retry_at = None;
         state.poll_mut(Granularity::Daily).last_complete = Some(at("2027-03-01T00:00:00Z"));
         assert_eq!(due(&state), None);
+    }
+
+    #[test]
+    fn of_several_granularities_the_one_behind_counts() {
+        let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
+        let mut state = ConnectionState::default();
+        let all = &Granularity::ALL[..];
+        assert_eq!(state.complete_since(all), None);
+        state.poll_mut(Granularity::Hourly).last_complete = Some(at(9));
+        assert_eq!((state.complete_since(all), state.complete_since(&all[1..])), (None, Some(at(9))));
+        state.poll_mut(Granularity::Daily).last_complete = Some(at(1));
+        assert_eq!(state.complete_since(all), Some(at(1)));
     }
 
     #[test]

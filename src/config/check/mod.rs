@@ -195,7 +195,7 @@ fn local(settings: &LocalSettings, problems: &mut Problems) -> Option<LocalConfi
             format!("`{state}` is not a file"),
             "without a state every start would publish, and pay for, everything again",
         ),
-        _ if state == output => {
+        _ if is_same_file(state, output) => {
             problems
                 .add("local.state", format!("`{state}` is also `local.output`; expected a file of its own"));
         }
@@ -205,6 +205,12 @@ fn local(settings: &LocalSettings, problems: &mut Problems) -> Option<LocalConfi
         output: (output != "-").then(|| PathBuf::from(output)),
         state: PathBuf::from(state),
     })
+}
+
+/// Whether two paths name one file, as far as that is to be seen from them.
+fn is_same_file(a: &str, b: &str) -> bool {
+    let absolute = |path: &str| std::path::absolute(path).ok();
+    a == b || (b != "-" && absolute(a).is_some_and(|a| absolute(b).is_some_and(|b| a == b)))
 }
 
 /// `[admin]`; `None`: off.
@@ -227,4 +233,23 @@ fn admin(settings: &AdminSettings, problems: &mut Problems) -> Result<Option<Soc
 /// A value that is not one of a list, with the nearest one.
 fn not_one_of(value: &str, what: &str, candidates: &[&str]) -> (String, String) {
     (format!("`{value}` is not {what}"), suggestion(value, candidates).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_in_two_spellings_is_one_file() {
+        for (a, b, same) in [
+            ("x.db", "x.db", true),
+            ("x.db", "./x.db", true),
+            ("a/./x.db", "a//x.db", true),
+            ("x.db", "y.db", false),
+            ("x.db", "a/x.db", false),
+            ("x.db", "-", false),
+        ] {
+            assert_eq!(is_same_file(a, b), same, "{a} {b}");
+        }
+    }
 }
