@@ -32,7 +32,7 @@ use crate::{
     event::Binding,
     transport::{TransportError, TransportErrorKind as Kind},
 };
-use places::{begin, committed, ends, no_topic, partitions};
+use places::{begin, committed, ends, no_topic, partitions, partitions_of};
 
 /// How long an empty poll waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -324,7 +324,8 @@ impl Reading {
         }
         let source = Arc::clone(&self.source);
         let fail = |e: KafkaError| source.fail("pause reading", &e);
-        let mut paused = false;
+        // Also what is another member's by now: a pause outlasts that, and would hold when it comes back.
+        let mut paused = TopicPartitionList::new();
         loop {
             full = match self.feed.try_send(Ok(full)) {
                 Ok(()) => break,
@@ -333,7 +334,11 @@ impl Reading {
             };
             let mine = source.consumer.assignment().map_err(fail)?;
             source.consumer.pause(&mine).map_err(fail)?;
-            paused = true;
+            for place in mine.elements() {
+                if paused.find_partition(place.topic(), place.partition()).is_none() {
+                    paused.add_partition(place.topic(), place.partition());
+                }
+            }
             match source.consumer.poll(POLL) {
                 // On its way before the pause.
                 Some(Ok(message)) => self.batch.push(received(&message)),
@@ -341,9 +346,8 @@ impl Reading {
                 None => {}
             }
         }
-        if paused {
-            let mine = source.consumer.assignment().map_err(fail)?;
-            source.consumer.resume(&mine).map_err(fail)?;
+        if paused.count() > 0 {
+            source.consumer.resume(&paused).map_err(fail)?;
         }
         Ok(true)
     }
@@ -363,7 +367,9 @@ impl Reading {
             Some(Code::GroupAuthorizationFailed) if self.options.name.is_none() => Ok(()),
             // A broker that has just started may not know yet what it has.
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                partitions(&self.source, self.options.partition).map(drop)
+                // Asked by another client: to ask, a queue is emptied, and in this one's are events.
+                let other = self.source.clients.uncommitted()?;
+                partitions_of(&self.source, &other, self.options.partition).map(drop)
             }
             Some(
                 Code::TopicAuthorizationFailed

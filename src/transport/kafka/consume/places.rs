@@ -2,7 +2,7 @@
 
 use rdkafka::{
     TopicPartitionList,
-    consumer::Consumer as _,
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use tracing::{info, warn};
@@ -10,13 +10,25 @@ use tracing::{info, warn};
 use super::{Offsets, Source};
 use crate::{
     consume::{ConsumerName, Start},
-    transport::{TransportError, TransportErrorKind as Kind, kafka::client::REQUEST},
+    transport::{
+        TransportError, TransportErrorKind as Kind,
+        kafka::{client::REQUEST, context::Context},
+    },
 };
 
 /// The partitions to read.
 pub(super) fn partitions(source: &Source, only: Option<i32>) -> Result<Vec<i32>, TransportError> {
+    partitions_of(source, &source.consumer, only)
+}
+
+/// The same, asked by another client.
+pub(super) fn partitions_of(
+    source: &Source,
+    client: &BaseConsumer<Context>,
+    only: Option<i32>,
+) -> Result<Vec<i32>, TransportError> {
     let topic = &source.topic;
-    let metadata = source.clients.metadata(&source.consumer, topic)?;
+    let metadata = source.clients.metadata(client, topic)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found else { return Err(no_topic(topic)) };
     if let Some(error) = found.error() {

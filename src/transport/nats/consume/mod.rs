@@ -107,6 +107,7 @@ pub(crate) async fn read_events(
         options,
         feed,
         policy,
+        begins_behind: behind,
         held,
         at: 0,
         end,

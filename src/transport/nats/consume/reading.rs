@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{Held, Source, behind::Behind, lock, timestamp};
 use crate::{
-    consume::{BATCH, Bound, Feed, Place, ReadOptions, Received, line_of},
+    consume::{BATCH, Bound, Feed, Place, ReadOptions, Received, Start, line_of},
     event::Binding,
     transport::{TransportError, TransportErrorKind as Kind},
 };
@@ -41,6 +41,8 @@ pub(super) struct Reading {
     pub(super) options: ReadOptions,
     pub(super) feed: Feed,
     pub(super) policy: DeliverPolicy,
+    /// The sequence before the start; 0 where that is a time, or the beginning.
+    pub(super) begins_behind: u64,
     pub(super) held: Held,
     /// The sequence of the last message given out.
     pub(super) at: u64,
@@ -231,6 +233,9 @@ impl Reading {
         {
             return false;
         }
+        if self.options.name.is_none() && !self.is_asked_for(info.stream_sequence, stored_at) {
+            return true;
+        }
         self.at = self.at.max(info.stream_sequence);
         let headers = message.headers.as_ref().map(HeaderMap::iter).into_iter().flatten();
         let headers = headers.filter_map(|(name, values)| {
@@ -239,6 +244,16 @@ impl Reading {
         let line = line_of(Binding::Nats, headers, Some(&message.payload), |_| message.payload.clone());
         self.batch.push(Received::new(Place::of(0, info.stream_sequence), stored_at, line));
         true
+    }
+
+    /// Whether a message lies behind the start and behind what was given out. The client makes its ordered
+    /// consumer anew by itself where that is lost, and before its first message from the stream's beginning.
+    fn is_asked_for(&self, sequence: u64, stored_at: Option<jiff::Timestamp>) -> bool {
+        let in_time = match (self.options.start, stored_at) {
+            (Start::Time(since), Some(at)) => at >= since,
+            _ => true,
+        };
+        in_time && sequence > self.at.max(self.begins_behind)
     }
 
     /// Hands the batch over; false when nobody reads any more.
