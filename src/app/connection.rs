@@ -119,7 +119,11 @@ impl<T: Transport> Work<'_, T> {
                 let lets_go = peeked.is_some();
                 let state = match peeked {
                     Some(state) => state,
-                    None => self.context.transport.recover(&scope, &mut self.ledger).await?,
+                    None => {
+                        // Another connection of this scope may be at a poll; a scope is used by one at a time.
+                        let _scope = self.scope.lock().await;
+                        self.context.transport.recover(&scope, &mut self.ledger).await?
+                    }
                 };
                 self.tell(&state);
                 let now = self.shared.world.clock.now();

@@ -9,7 +9,7 @@ use std::{
 use rdkafka::{
     ClientContext, client::OAuthToken, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{client::TOPIC_DENIED, token::Tokens};
 use crate::{
@@ -91,6 +91,10 @@ impl ClientContext for Context {
         ) && facility != "CONFWARN"
         {
             self.note(message);
+            // Of a group it begins anew where the topic begins, and nothing else tells that.
+            if facility == "OFFSET" {
+                warn!("what was to be read next is gone, and left out: {message}");
+            }
         }
     }
 

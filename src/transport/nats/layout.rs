@@ -190,7 +190,7 @@ pub(super) fn judge(config: &NatsConfig, got: &Value, clustered: bool) -> Vec<Fi
 }
 
 /// Judges the bucket likewise. Nothing about it is fatal: the events do not depend on it.
-pub(super) fn judge_bucket(config: &NatsConfig, got: &Value) -> Vec<Finding> {
+pub(super) fn judge_bucket(config: &NatsConfig, got: &Value, clustered: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |text: String| findings.push(Finding { fatal: false, text, fix: String::new() });
     let age = Duration::from_nanos(got["max_age"].as_u64().unwrap_or(0));
@@ -204,6 +204,13 @@ pub(super) fn judge_bucket(config: &NatsConfig, got: &Value) -> Vec<Finding> {
     }
     if got["storage"] == "memory" {
         find(format!("bucket `{bucket}` lies in memory: a restart of the servers forgets what was spent"));
+    }
+    let replicas = got["num_replicas"].as_i64().unwrap_or(0);
+    if clustered && replicas < 3 {
+        find(format!(
+            "bucket `{bucket}` has {replicas} replica in a cluster: one lost server stops the polls: `nats kv edit \
+             {bucket} --replicas 3`"
+        ));
     }
     findings
 }
@@ -270,6 +277,13 @@ mod tests {
         let mut old = wanted.clone();
         old.as_object_mut().unwrap().remove("allow_direct");
         assert_eq!(not_echoed(&wanted, &old), ["`allow_direct` is null and not true"]);
+    }
+
+    #[test]
+    fn a_bucket_of_a_cluster_has_replicas() {
+        let found = |clustered| judge_bucket(&config(), &bucket(&config()), clustered);
+        assert_eq!(found(false), []);
+        assert!(found(true)[0].text.ends_with("`nats kv edit BILLING_STATE --replicas 3`"));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Nats {
     ) -> Vec<layout::Finding> {
         let clustered = js.client.server_info().cluster.is_some();
         let stream = stream.map(|info| layout::judge(&self.config, &info["config"], clustered));
-        let bucket = bucket.map(|info| layout::judge_bucket(&self.config, &info["config"]));
+        let bucket = bucket.map(|info| layout::judge_bucket(&self.config, &info["config"], clustered));
         stream.into_iter().chain(bucket).flatten().collect()
     }
 
