@@ -117,13 +117,12 @@ impl<T: Transport> Work<'_, T> {
                 // Where the state alone can be read, the keys are held only while they are polled.
                 let peeked = self.context.transport.peek(&scope).await?;
                 let lets_go = peeked.is_some();
-                let state = match peeked {
-                    Some(state) => state,
-                    None => {
-                        // Another connection of this scope may be at a poll; a scope is used by one at a time.
-                        let _scope = self.scope.lock().await;
-                        self.context.transport.recover(&scope, &mut self.ledger).await?
-                    }
+                let state = if let Some(state) = peeked {
+                    state
+                } else {
+                    // Another connection of this scope may be at a poll; a scope is used by one at a time.
+                    let _scope = self.scope.lock().await;
+                    self.context.transport.recover(&scope, &mut self.ledger).await?
                 };
                 self.tell(&state);
                 let now = self.shared.world.clock.now();
