@@ -197,12 +197,11 @@ impl<T: Transport> Work<'_, T> {
     /// What the state says of earlier polls, for metrics and health.
     fn tell(&self, state: &ConnectionState) {
         let connection = self.context.connection;
-        let polls: Vec<_> =
-            connection.granularity.iter().map(|granularity| state.poll(*granularity)).collect();
-        let failures: u32 = polls.iter().map(|poll| poll.failures).fold(0, u32::saturating_add);
+        let polls = connection.granularity.iter().map(|granularity| state.poll(*granularity));
+        let failures = polls.map(|poll| poll.failures).fold(0, u32::saturating_add);
         // Of several granularities the one that is behind counts: the other must not hide it.
-        if let Some(last) = polls.iter().map(|poll| poll.last_complete).min().flatten() {
-            self.shared.world.metrics.succeeded(&connection.name, last);
+        if let Some(since) = state.complete_since(&connection.granularity) {
+            self.shared.world.metrics.succeeded(&connection.name, since);
         }
         let health = match failures {
             0 => Health::Ready,

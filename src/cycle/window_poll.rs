@@ -226,6 +226,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                 closing.note_month(first, MonthState { read_at: Some(started), pages, missing }, started);
             }
         }
+        let since = closing.complete_since(&self.context.connection.granularity);
         let observed_at = self.observed_at.unwrap_or(started);
         let retract = |ledger: &Ledger, _: &mut Sightings, counts: &mut Counts| {
             let changes: Vec<_> =
@@ -236,6 +237,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         if let ControlFlow::Break(outcome) = self.publish(retract, Some(closing)).await? {
             return Ok(outcome);
         }
+        since.inspect(|since| self.context.metrics.succeeded(&self.context.connection.name, *since));
         Ok(Outcome::Complete)
     }
 
