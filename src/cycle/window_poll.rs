@@ -29,9 +29,8 @@ const BATCH: usize = 10_000;
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
 
-/// So many bytes of missing rows are remembered of each granularity's poll, and of each month of a backfill:
-/// the connection's state is one record, and brokers take a megabyte. What is missing beyond that is
-/// remembered by the polls that follow, as the first are retracted.
+/// So many bytes of missing rows are remembered, as brokers take records of a megabyte. What is missing
+/// beyond that is remembered by the polls that follow, as the first are retracted.
 const MISSING_OF_A_POLL: usize = 250_000;
 const MISSING_OF_A_MONTH: usize = 20_000;
 
