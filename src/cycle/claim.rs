@@ -58,8 +58,10 @@ mod tests {
             instance: instance.to_owned(),
             token: token.to_owned(),
             reserved: 1,
+            renewed: 0,
         };
         let (first, second, own) = (claim("b", "1"), claim("b", "2"), claim("a", "1"));
+        let renewed = Claim { renewed: 1, ..second.clone() };
         let mut watch = ClaimWatch::new();
         for (minute, found, expected) in [
             (0, None, true),
@@ -70,7 +72,10 @@ mod tests {
             (5, Some(&second), false),
             (6, Some(&second), true), // two minutes without a change
             (7, None, true),
-            (8, Some(&second), false), // seen anew
+            (8, Some(&second), false),  // seen anew
+            (9, Some(&renewed), false), // alive, and at the same poll
+            (10, Some(&renewed), false),
+            (11, Some(&renewed), true),
         ] {
             let now = start + Duration::from_mins(minute);
             assert_eq!(watch.may_claim_at(now, found, "a", ttl), expected, "minute {minute}");

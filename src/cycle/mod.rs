@@ -3,6 +3,7 @@
 //! A cycle is one function and one page is the unit of work and of memory: nothing is queued
 //! between the stages, backpressure is waiting. When to poll is not decided here.
 
+mod changes;
 mod claim;
 #[cfg(test)]
 mod model;
@@ -262,20 +263,23 @@ async fn read_pages<T: Transport>(
                     page = aws.page(&window, token.as_deref()) => Some(page),
                 }
             };
-            let answer = asked.await;
+            let answer = poll.renewing(asked).await?;
             let requests = aws.take_spent();
             poll.spent(requests);
             spent += requests;
             let page = match answer {
-                None => break 'query Outcome::Interrupted,
-                Some(Ok(page)) => page,
-                Some(Err(error)) if error.kind == FetchErrorKind::RestartQuery && !restarted => {
+                ControlFlow::Break(outcome) => break 'query outcome,
+                ControlFlow::Continue(None) => break 'query Outcome::Interrupted,
+                ControlFlow::Continue(Some(Ok(page))) => page,
+                ControlFlow::Continue(Some(Err(error)))
+                    if error.kind == FetchErrorKind::RestartQuery && !restarted =>
+                {
                     debug!(%error, "the window is read again from its first page");
                     restarted = true;
                     poll.restart();
                     continue 'query;
                 }
-                Some(Err(error)) => break 'query Outcome::Failed(error),
+                ControlFlow::Continue(Some(Err(error))) => break 'query Outcome::Failed(error),
             };
             token.clone_from(&page.next);
             let followed = guard.follow(page.next.as_deref());

@@ -4,27 +4,33 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
+    pin::pin,
     time::{Duration, Instant},
 };
 
-use hashbrown::HashMap;
 use jiff::{Timestamp, civil::Date};
 use tracing::{error, trace, warn};
 use uuid::Uuid;
 
-use super::{Context, Outcome, all_spent, budget_resets_at, retry_at};
+use super::{
+    Context, Outcome, all_spent, budget_resets_at,
+    changes::{classify_page, retraction},
+    retry_at,
+};
 use crate::{
-    cost::{CostKey, CostRecord},
     dedup::{
-        Change, ChangeKind, Claim, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState,
-        PollState, Sightings, Status, Verdict, ZeroRows, classify,
+        Change, Claim, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState, PollState,
+        Sightings, ZeroRows,
     },
-    poller::{Allowance, FetchError, FetchErrorKind, Page, Spent, Window},
+    poller::{Allowance, FetchError, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
 };
 
 /// The most events in one batch: what a Kafka transaction carries well, a few megabytes.
 const BATCH: usize = 10_000;
+
+/// So often in its time to live a claim is written again: one writing may fail, or be slow.
+const RENEWALS: u32 = 3;
 
 /// How often a batch is decided anew after a conflict or an unknown outcome, before giving up.
 const ATTEMPTS: u32 = 5;
@@ -62,6 +68,8 @@ pub struct WindowPoll<'a, T> {
     spent_before: Spent,
     /// What the budget held before this poll.
     left: Allowance,
+    /// When the claim was last written.
+    claimed_at: Instant,
     requests: u32,
     pages: u32,
     observed_at: Option<Timestamp>,
@@ -89,6 +97,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             state,
             window,
             purpose: Purpose::Poll,
+            claimed_at: Instant::now(),
             requests: 0,
             pages: 0,
             observed_at: None,
@@ -117,8 +126,32 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             instance: self.context.instance.to_owned(),
             token: Uuid::new_v4().to_string(),
             reserved: 0,
+            renewed: 0,
         });
         self.reserve(expected).await
+    }
+
+    /// Waits for AWS, and meanwhile shows whoever else waits for this poll that it is alive. `Break` when
+    /// another process has taken it over.
+    pub async fn renewing<O>(
+        &mut self,
+        answer: impl Future<Output = O>,
+    ) -> Result<ControlFlow<Outcome, O>, TransportError> {
+        let mut answer = pin!(answer);
+        loop {
+            let due = self.claimed_at + self.context.poll.claim_ttl / RENEWALS;
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Ok(ControlFlow::Continue(answer)),
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+            if let Some(claim) = &mut self.state.claim {
+                claim.renewed += 1;
+            }
+            if let ControlFlow::Break(outcome) = self.store_claim().await? {
+                return Ok(ControlFlow::Break(outcome));
+            }
+        }
     }
 
     /// Counts another page as spent once more have come than were expected.
@@ -156,6 +189,12 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         if let Some(claim) = &mut self.state.claim {
             claim.reserved = wanted;
         }
+        self.store_claim().await
+    }
+
+    async fn store_claim(&mut self) -> Result<ControlFlow<Outcome>, TransportError> {
+        // Whoever sees it, sees it later than this.
+        self.claimed_at = Instant::now();
         match self.store(Vec::new(), self.state.clone()).await {
             Ok(_) => Ok(ControlFlow::Continue(())),
             Err(error) if is_doubt(error.kind) => Ok(ControlFlow::Break(Outcome::Claimed)),
@@ -426,75 +465,4 @@ fn note_failure(
 /// Whether the outcome has to be looked up in the log before anything is decided.
 const fn is_doubt(kind: TransportErrorKind) -> bool {
     matches!(kind, TransportErrorKind::Conflict | TransportErrorKind::Unknown | TransportErrorKind::Regressed)
-}
-
-/// The changes a page brings; every key at most once. Each row is looked up once, for its verdict and
-/// for its sighting.
-///
-/// A key listed twice with the same figures is a page that shifted while it was read. Twice with
-/// different ones is an error: whichever were published, the next poll would publish the other.
-fn classify_page<'p>(
-    page: &'p Page,
-    ledger: &Ledger,
-    sightings: &mut Sightings,
-    zero_rows: ZeroRows,
-    counts: &mut Counts,
-) -> Result<Vec<Change<'p>>, FetchError> {
-    let observed_at = page.observed_at;
-    let mut changes = Vec::new();
-    let mut by_key: HashMap<_, &CostRecord> = HashMap::new();
-    let mut found = None;
-    for record in &page.records {
-        let key = record.key();
-        let row = ledger.find_after(found, &key);
-        found = row.or(found);
-        let previous = row.map(|row| ledger.get(row));
-        let listed_before = !sightings.note(record.period, row);
-        let same = match by_key.get(&(key.period, key.service, key.group)) {
-            Some(before) => Some(states_the_same(before, record)),
-            None if listed_before => previous.map(|known| known.is_stated_by(record)),
-            None => None,
-        };
-        match same {
-            Some(true) => continue,
-            Some(false) => return Err(contradiction(&key)),
-            None => {}
-        }
-        match classify(record, observed_at, previous, zero_rows) {
-            Verdict::Changed(kind) => {
-                match kind {
-                    ChangeKind::New => counts.new += 1,
-                    ChangeKind::Revised | ChangeKind::Removed => counts.revised += 1,
-                }
-                by_key.insert((key.period, key.service, key.group), record);
-                changes.push(Change::of_record(record, kind, observed_at, previous));
-            }
-            Verdict::Unchanged => counts.unchanged += 1,
-            Verdict::Zero => counts.zero += 1,
-            Verdict::Stale => counts.stale += 1,
-        }
-    }
-    Ok(changes)
-}
-
-fn states_the_same(one: &CostRecord, other: &CostRecord) -> bool {
-    one.amounts == other.amounts && one.estimated == other.estimated
-}
-
-fn contradiction(key: &CostKey<'_>) -> FetchError {
-    FetchError {
-        kind: FetchErrorKind::Malformed,
-        code: None,
-        message: format!("the answer lists `{key}` twice, with different figures"),
-        request_id: None,
-        hint: Some("nothing more of it is published; if it stays so, ask AWS support".to_owned()),
-    }
-}
-
-/// The retraction of a row that is gone; `None` where the log has something newer by now.
-fn retraction<'r>(row: &'r MissingRow, observed_at: Timestamp, ledger: &Ledger) -> Option<Change<'r>> {
-    let key = row.key()?;
-    let previous = ledger.previous(&key)?;
-    let live = previous.status() == Status::Live && previous.observed_at() <= observed_at;
-    live.then(|| Change::retraction(key, observed_at, previous))
 }

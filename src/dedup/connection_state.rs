@@ -56,6 +56,14 @@ pub struct Claim {
     pub token: String,
     /// Requests counted as spent before they were made.
     pub reserved: u32,
+    /// How often it was written again only to show that the process is alive.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub renewed: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What is known of one granularity's polls.
@@ -259,7 +267,8 @@ mod tests {
     #[test]
     fn the_state_round_trips_and_tolerates_members_of_later_versions() {
         let mut state = ConnectionState { name: "main".to_owned(), ..Default::default() };
-        state.claim = Some(Claim { instance: "a".to_owned(), token: "t".to_owned(), reserved: 2 });
+        state.claim =
+            Some(Claim { instance: "a".to_owned(), token: "t".to_owned(), reserved: 2, renewed: 0 });
         state.spent.add("2026-03-01T00:00:00Z".parse().unwrap(), 3);
         state.poll_mut(Granularity::Hourly).missing.push(MissingRow {
             period: "2026-03-01T05".to_owned(),

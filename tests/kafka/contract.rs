@@ -186,7 +186,7 @@ async fn a_claim_is_seen_by_the_others() {
     let config = config(Broker::shared(), "claim");
     let mut process = Process::new(&config);
     process.recover().await.unwrap();
-    process.state.claim = Some(Claim { instance: "a".into(), token: "t".into(), reserved: 3 });
+    process.state.claim = Some(Claim { instance: "a".into(), token: "t".into(), reserved: 3, renewed: 0 });
     process.publish(&[]).await.unwrap();
     let mut other = Process::new(&config);
     other.recover().await.unwrap();
@@ -201,7 +201,7 @@ async fn who_claimed_meanwhile_is_not_fenced_in_vain() {
     let (mut first, mut second) = (Process::new(&config), Process::new(&config));
     first.recover().await.unwrap();
     second.recover().await.unwrap();
-    let claim = Claim { instance: "second".to_owned(), token: "t".to_owned(), reserved: 1 };
+    let claim = Claim { instance: "second".to_owned(), token: "t".to_owned(), reserved: 1, renewed: 0 };
     second.state.claim = Some(claim);
     second.publish(&[]).await.unwrap();
     // By then its next producer is made and fenced, which a fence of the first one's would end.

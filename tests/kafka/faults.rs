@@ -8,6 +8,7 @@ use std::{
 
 use amazon_billing_source::{
     config::{DeliveryMode, KafkaConfig},
+    dedup::Claim,
     simulator::DEFAULT_ACCOUNT,
     transport::{Delivery, TransportErrorKind as Kind},
 };
@@ -19,7 +20,7 @@ use crate::{
     disk::SmallDisk,
     pause,
     proxy::{Api, Fault, Place, Proxied},
-    support::{Process, change, config, consume, surely, violations},
+    support::{Process, change, config, consume, delete_topic, surely, violations},
 };
 
 fn behind(proxied: &Proxied, name: &str) -> KafkaConfig {
@@ -190,6 +191,77 @@ async fn a_transaction_that_took_too_long_is_unknown_and_comes_once() {
     let records = consume(&proxied.broker.servers(), &config.topic, "read_committed");
     assert_eq!(records.len(), 2);
     assert_eq!(violations(&records), [""; 0]);
+}
+
+/// A waiting replica ends a transaction that is in its way once, not that of a process that is alive, again
+/// and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_process_is_not_fenced_over_and_over() {
+    let proxied = Proxied::start("").await;
+    let slow = behind(&proxied, "slow");
+    let quick = KafkaConfig { bootstrap_servers: proxied.broker.servers(), ..slow.clone() };
+    let (mut slow, mut waiting) = (Process::new(&slow), Process::new(&quick));
+    slow.recover().await.unwrap();
+    let claim = Claim { instance: "slow".to_owned(), token: "t".to_owned(), reserved: 1, renewed: 0 };
+    slow.state.claim = Some(claim);
+    slow.publish(&[]).await.unwrap();
+    waiting.recover().await.unwrap();
+    for (services, conflicts) in [(["Tax"], true), (["Support"], false)] {
+        proxied.plan(Place::Before(Api::EndTxn, 1), Fault::Stop);
+        slow.recover().await.unwrap();
+        let changes = services.map(|service| change(service, 1));
+        let (outcome, ()) = tokio::join!(slow.publish(&changes), async {
+            while !proxied.reached() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let looking = async { waiting.recover().await.unwrap() };
+            let going_on = async {
+                // A reader takes one that stands still for two seconds for one of a dead process.
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                proxied.go_on();
+            };
+            tokio::join!(looking, going_on);
+        });
+        println!("{services:?}: {outcome:?}");
+        assert_eq!(outcome.is_err(), conflicts, "{services:?}");
+        slow.ledger.clear();
+    }
+    let records = consume(&proxied.broker.servers(), &quick.topic, "read_committed");
+    assert_eq!(records.len(), 1);
+}
+
+/// A connection on which every answer takes more than a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_answers_are_waited_for() {
+    let proxied = Proxied::start("").await;
+    let config = behind(&proxied, "slow-answers");
+    surely(&mut Process::new(&config), "Tax", 1).await;
+    proxied.delay(Duration::from_millis(520));
+    let mut process = Process::new(&config);
+    process.recover().await.unwrap();
+    process.publish(&[change("Tax", 2)]).await.unwrap();
+    let records = consume(&proxied.broker.servers(), &config.topic, "read_committed");
+    assert_eq!(records.len(), 2);
+}
+
+/// A broker that takes its time with the events does not make a lost state topic an empty one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_state_is_noticed_however_slow_the_events_come() {
+    let proxied = Proxied::start("").await;
+    let reading = behind(&proxied, "lost-slowly");
+    let writing = KafkaConfig { bootstrap_servers: proxied.broker.servers(), ..reading.clone() };
+    surely(&mut Process::new(&writing), "Tax", 1).await;
+    delete_topic(&writing.bootstrap_servers, &writing.state_topic).await;
+    proxied.plan(Place::After(Api::Fetch, 1), Fault::Stop);
+    let (outcome, ()) = tokio::join!(async { Process::new(&reading).recover().await }, async {
+        while !proxied.reached() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        proxied.go_on();
+    });
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind, Kind::StateMissing, "{error}");
 }
 
 /// An idle program asks the broker for nothing: a poll is over, the next one is hours away. The control

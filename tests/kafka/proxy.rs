@@ -28,6 +28,8 @@ use crate::broker::{Broker, Jvm, free_port};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Api {
     Produce = 0,
+    /// Records for a consumer.
+    Fetch = 1,
     /// Where a log begins or ends.
     ListOffsets = 2,
     /// The fence.

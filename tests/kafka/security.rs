@@ -5,7 +5,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,10 @@ use amazon_billing_source::{
     transport::{Transport as _, TransportErrorKind as Kind},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use tokio::{
+    io::{AsyncReadExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     broker::{Broker, Jvm, free_port, jars, target},
@@ -225,6 +232,42 @@ async fn scram_over_tls_works_and_what_does_not_is_said_at_once() {
     let error = Process::new(&plain).recover().await.unwrap_err();
     assert!(matches!(error.kind, Kind::Rejected | Kind::Unavailable), "{error}");
     assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+}
+
+/// A connection that ends in its handshake is one to a broker that restarts behind a load balancer: it is
+/// waited for, and the hint tells what it may be where it stays so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_cut_is_no_refusal() {
+    let secured = Secured::shared();
+    let ca = secured.file("ca.pem");
+    let balancer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = balancer.local_addr().unwrap().to_string();
+    let upstream = secured.passwords.clone();
+    let up = Arc::new(AtomicBool::new(false));
+    let is_up = Arc::clone(&up);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = balancer.accept().await {
+            if !is_up.load(Ordering::SeqCst) {
+                // It has said hello by then.
+                client.read_u8().await.ok();
+                continue;
+            }
+            let mut broker = TcpStream::connect(&upstream).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut broker).await });
+        }
+    });
+    let mut config = secured.password("cut", "SCRAM-SHA-512", "billing", "right", &ca);
+    config.bootstrap_servers = address;
+    refused("cut", &config, Kind::Unavailable, "handshake", "security.protocol").await;
+    let coming = tokio::time::sleep(Duration::from_secs(3));
+    let (_, outcome) = tokio::join!(
+        async {
+            coming.await;
+            up.store(true, Ordering::SeqCst);
+        },
+        async { Process::new(&config).recover().await }
+    );
+    outcome.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

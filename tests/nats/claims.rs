@@ -17,7 +17,7 @@ use amazon_billing_source::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Server, Violations, consume, judge, versions};
+use crate::support::{Server, Violations, consume, judge, newest, versions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_pay_no_poll_twice() {
@@ -51,6 +51,45 @@ async fn three_replicas_pay_no_poll_twice() {
         assert!((6..=due).contains(&paid), "{version}: {paid} requests, {due} were due");
         assert_eq!(judge(&consume(&server).await).0, Violations::default());
     }
+}
+
+/// A page that takes longer than a claim lives: the process that waits for it shows that it is alive, and
+/// no other asks for the same.
+#[tokio::test]
+async fn a_long_poll_is_not_taken_over() {
+    let server = Server::start(newest());
+    let aws = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
+    let mut connection = connection("111122223333", &simulator);
+    connection.endpoint_url = Some(format!("http://{}", aws.local_addr().unwrap()));
+    let mut config = polling(TransportConfig::Nats(server.config()), vec![connection]);
+    config.poll.claim_ttl = Duration::from_secs(2);
+    let stop = CancellationToken::new();
+    let run = |instance: &str| {
+        let world = World {
+            clock: Clock::system(),
+            metrics: Metrics::new(),
+            readiness: Readiness::default(),
+            instance: instance.to_owned(),
+        };
+        app::run(config.clone(), Nats::new(server.config()), world, Mode::Service, stop.clone())
+    };
+    let asked = async {
+        // Taken, and never answered.
+        let mut taken = Vec::new();
+        let deadline = tokio::time::sleep(Duration::from_secs(10));
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = &mut deadline => break,
+                connection = aws.accept() => taken.push(connection.unwrap()),
+            }
+        }
+        stop.cancel();
+        taken.len()
+    };
+    let (_, _, asked) = tokio::join!(run("one"), run("two"), asked);
+    assert_eq!(asked, 1);
 }
 
 /// A configuration that polls every two seconds and has no budget.

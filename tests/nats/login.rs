@@ -6,11 +6,15 @@ use amazon_billing_source::{
     config::{NatsConfig, NatsLogin, NatsTls},
     transport::{Transport as _, TransportError, TransportErrorKind, nats::Nats},
 };
+use async_nats::{ConnectOptions, jetstream};
 use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 
-use crate::support::{Poller, Server, newest, records, second, versions};
+use crate::{
+    faults::{once, table},
+    support::{Poller, Server, newest, records, second, versions},
+};
 
 /// Publishes once, and finds it again.
 async fn works(config: NatsConfig) {
@@ -155,6 +159,77 @@ async fn the_narrowest_permissions_suffice_and_each_that_is_missing_is_named() {
         assert_eq!(error.kind, TransportErrorKind::Rejected, "{version} {error}");
         assert!(error.message.to_lowercase().contains("subscription"), "{version} {error}");
     }
+}
+
+/// The lists of docs/nats.md for users that only read, without a name and beside it for one.
+fn of_readers() -> [Vec<String>; 2] {
+    let text = include_str!("../../docs/nats.md").replace("AMAZON_BILLING", "BILLING");
+    ["\nread: [", "\nname: ["].map(|head| {
+        let list = text.split_once(head).unwrap().1.split_once(']').unwrap().0;
+        list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    })
+}
+
+#[tokio::test]
+async fn the_documented_permissions_of_readers_suffice_and_each_is_needed() {
+    let [read, name] = of_readers();
+    assert_eq!((read.len(), name.len()), (4, 3));
+    let both: Vec<_> = read.iter().chain(&name).collect();
+    let of = |missing: Option<usize>, subjects: &[&String]| {
+        let subjects = subjects.iter().enumerate().filter(|(index, _)| Some(*index) != missing);
+        subjects.map(|(_, subject)| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
+    };
+    let entry = |name: &str, publish: &str| {
+        format!(
+            "{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: [\"_INBOX.>\"] }} }}\n"
+        )
+    };
+    let mut users = "{ user: all, password: p }\n".to_owned();
+    users += &entry("reader", &of(None, &read.iter().collect::<Vec<_>>()));
+    users += &entry("named", &of(None, &both));
+    for missing in 0..both.len() {
+        users += &entry(&format!("without{missing}"), &of(Some(missing), &both));
+    }
+    for version in [versions()[0], newest()] {
+        let server = Server::with(version, &["-js"], &format!("authorization {{ users: [ {users} ] }}\n"));
+        let events = NatsConfig { login: user("all", "p"), ..server.config() };
+        assert_eq!(Poller::new(Nats::new(events)).poll(&records(300, 100), second(0)).await, 300);
+        let password = server.dir.join("password");
+        fs::write(&password, "p").unwrap();
+        let logged_in = |user: &str| {
+            table(&server, &format!("user = \"{user}\"\npassword_file = \"{}\"", password.display()))
+        };
+        let lines = async |user: &str, arguments: &[&str]| {
+            let (output, _) = once(&logged_in(user), arguments).await;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{version} {user}: {said}");
+            output.stdout.iter().filter(|byte| **byte == b'\n').count()
+        };
+        let all = &["replay", "--format", "lines"][..];
+        let books = &["replay", "--format", "lines", "--name", "books"][..];
+        assert_eq!(lines("reader", all).await, 300, "{version}");
+        assert_eq!(lines("named", all).await, 300, "{version}");
+        assert_eq!(lines("named", books).await, 300, "{version}");
+        // The acknowledgements got through, too.
+        assert_eq!(lines("named", books).await, 0, "{version}");
+        assert!(!server.log().contains("Violation"), "{version}: {}", server.log());
+        for (missing, subject) in both.iter().enumerate() {
+            let js = jetstream_of(&server).await;
+            js.delete_consumer_from_stream("books", "BILLING").await.ok();
+            let violations = server.log().matches("Violation").count();
+            let arguments = if missing < read.len() { all } else { books };
+            let (output, _) = once(&logged_in(&format!("without{missing}")), arguments).await;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success(), "{version} without {subject}: {said}");
+            assert!(server.log().matches("Violation").count() > violations, "{version} {subject}: {said}");
+            assert!(said.contains("docs/nats.md"), "{version} {subject}: {said}");
+        }
+    }
+}
+
+async fn jetstream_of(server: &Server) -> jetstream::Context {
+    let options = ConnectOptions::with_user_and_password("all".to_owned(), "p".to_owned());
+    jetstream::new(options.connect(server.url()).await.unwrap())
 }
 
 /// Writes a certificate authority, a server's and a client's certificate into a folder.

@@ -36,6 +36,9 @@ pub(super) const TRANSACTION: Duration = Duration::from_secs(30);
 /// What to do where a partition cannot be written to.
 pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
 
+/// What to do where nothing more is known.
+pub(super) const OUT_OF_REACH: &str = "is the broker up, and `kafka.bootstrap_servers` right? Nothing is lost; it goes on when the broker is back";
+
 /// What to do where the principal lacks rights on a topic.
 pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
 
@@ -227,9 +230,10 @@ impl Clients {
             // While a client was idle its token ended, and with it a connection; now it gets another.
             self.context.forget();
         }
+        // Short at first, so that what is refused is told soon; then as long as a slow answer takes.
+        let mut slice = Duration::from_secs(1);
         loop {
             self.attend(client)?;
-            let slice = Duration::from_secs(1);
             match client.fetch_metadata(Some(topic), slice) {
                 Ok(metadata) => {
                     self.context.forget();
@@ -238,6 +242,7 @@ impl Clients {
                 Err(error) => {
                     // What is the matter comes as an event.
                     self.attend(client)?;
+                    slice *= 2;
                     if Instant::now() >= deadline || self.context.is_final() {
                         return Err(self.error(&format!("read the metadata of topic `{topic}`"), &error));
                     }
@@ -327,8 +332,8 @@ impl Clients {
         if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable || purged) {
             message = format!("{message} ({text})");
             if let Some(refusal) = Refusal::of(text) {
-                return TransportError::new(Kind::Rejected, message)
-                    .with_hint(refusal.hint(&self.config.login));
+                let kind = if refusal.is_final() { Kind::Rejected } else { kind };
+                return TransportError::new(kind, message).with_hint(refusal.hint(&self.config.login));
             }
         }
         let error = TransportError::new(kind, message);
@@ -442,11 +447,6 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         Some(Code::InvalidTransactionTimeout) => {
             (Kind::Rejected, Some("the broker's `transaction.max.timeout.ms` is below 30 seconds; raise it"))
         }
-        _ => (
-            Kind::Unavailable,
-            Some(
-                "is the broker up, and `kafka.bootstrap_servers` right? Nothing is lost; it goes on when the broker is back",
-            ),
-        ),
+        _ => (Kind::Unavailable, Some(OUT_OF_REACH)),
     }
 }

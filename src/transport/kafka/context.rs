@@ -40,7 +40,7 @@ impl Context {
 
     /// Whether trying again cannot help.
     pub(super) fn is_final(&self) -> bool {
-        self.complaint().as_deref().and_then(Refusal::of).is_some()
+        self.complaint().as_deref().and_then(Refusal::of).is_some_and(Refusal::is_final)
     }
 
     /// Why there is no token to log in with, where that is so.
@@ -119,6 +119,9 @@ pub(super) enum Refusal {
     Login,
     Mechanism,
     Tls,
+    /// In the middle of the TLS handshake the connection ended: a broker that restarts, or one that
+    /// does not speak TLS there.
+    TlsEnded,
     /// In a transaction, where librdkafka keeps the code to itself.
     Topic,
 }
@@ -146,6 +149,8 @@ impl Refusal {
             Some(Self::Login)
         } else if contains(&["unsupported sasl mechanism", "mechanism handshake failed"]) {
             Some(Self::Mechanism)
+        } else if contains(&["ssl handshake failed: disconnected", "ssl transport error", "unexpected eof"]) {
+            Some(Self::TlsEnded)
         } else if contains(&["ssl handshake failed"]) {
             Some(Self::Tls)
         } else if contains(&["transaction failed", "to transaction"])
@@ -155,6 +160,11 @@ impl Refusal {
         } else {
             None
         }
+    }
+
+    /// Whether it stays so until somebody changes something.
+    pub(super) const fn is_final(self) -> bool {
+        !matches!(self, Self::TlsEnded)
     }
 
     pub(super) const fn hint(self, login: &KafkaLogin) -> &'static str {
@@ -178,6 +188,9 @@ impl Refusal {
                 "the broker does not offer this SASL mechanism on this port; see `\"sasl.mechanisms\"` in `[kafka.librdkafka]`"
             }
             (Self::Topic, _) => TOPIC_DENIED,
+            (Self::TlsEnded, _) => {
+                "the connection ended in the TLS handshake; if it stays so, nobody speaks TLS on this port: see `\"security.protocol\"` in `[kafka.librdkafka]`"
+            }
             (Self::Tls, _) => {
                 "the TLS handshake failed; see `\"security.protocol\"` and `\"ssl...\"` in `[kafka.librdkafka]`"
             }

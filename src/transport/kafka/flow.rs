@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -22,6 +22,10 @@ use crate::{
     event::{Binding, ContentMode, Event, WireMessage, encode},
     transport::{StateRecord, TransportError, TransportErrorKind as Kind},
 };
+
+/// What was complained of may be another client's, or another broker's: as long as acknowledgements
+/// arrive, nothing is given up.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// An event, encoded when it is first sent.
 pub(super) struct Entry {
@@ -155,10 +159,14 @@ impl<'a> Flow<'a> {
 
     /// Takes acknowledgements until something has come true, or it is known that it will not.
     pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        let mut heard = Instant::now();
         while !is_so(self) {
             let arrived = self.producer.client().context().take();
-            let hopeless = || Instant::now() >= self.deadline || self.publish.clients.is_hopeless();
-            if arrived.is_empty() && hopeless() {
+            if !arrived.is_empty() {
+                heard = Instant::now();
+            } else if Instant::now() >= self.deadline
+                || heard.elapsed() >= SILENCE && self.publish.clients.is_hopeless()
+            {
                 self.fail(KafkaError::MessageProduction(Code::MessageTimedOut));
                 return;
             }

@@ -413,6 +413,11 @@ impl Inner {
         if self.config.delivery == DeliveryMode::AtLeastOnce || self.unfenced {
             return;
         }
+        if !self.view().may_fence(scope) {
+            // If it hangs after all, the broker ends it.
+            tracing::debug!(scope, "a transaction of a process that is alive is waited for");
+            return;
+        }
         tracing::debug!(scope, "an open transaction is in the way");
         let id = self.transactional_id(scope);
         // This fences a spare of our own as well.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{REQUEST, TOO_FEW_IN_SYNC, TRANSACTION, is_fenced},
+    client::{OUT_OF_REACH, REQUEST, TRANSACTION, is_fenced},
     flow::{Entry, Flow, Progress, QueueError},
     lock,
     producer::{Producer, settle},
@@ -28,6 +28,9 @@ use crate::{
     config::DeliveryMode,
     transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
 };
+
+/// What to do where a replica is behind and nobody said whether that is why.
+const PERHAPS_TOO_FEW_IN_SYNC: &str = "perhaps fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
@@ -263,7 +266,10 @@ impl Inner {
                     let id = partition.id();
                     let message =
                         format!("{error}; of `{topic}/{id}` {in_sync} of {replicas} replicas are in sync");
-                    return TransportError::new(error.kind, message).with_hint(TOO_FEW_IN_SYNC);
+                    // Where the brokers said what is the matter, it is that.
+                    let said = error.hint.filter(|hint| hint != OUT_OF_REACH);
+                    let hint = said.unwrap_or_else(|| PERHAPS_TOO_FEW_IN_SYNC.to_owned());
+                    return TransportError::new(error.kind, message).with_hint(hint);
                 }
             }
         }

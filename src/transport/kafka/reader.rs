@@ -99,7 +99,11 @@ pub(super) fn read(
 }
 
 /// The position after the last record given out, markers and aborted records included.
-fn reached(consumer: &BaseConsumer<Context>, topic: &str, partition: i32) -> Result<u64, KafkaError> {
+pub(super) fn reached(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+    partition: i32,
+) -> Result<u64, KafkaError> {
     let position = consumer.position()?;
     let offset = position.find_partition(topic, partition).and_then(|place| place.offset().to_raw());
     Ok(offset.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0))

@@ -19,7 +19,7 @@ use super::{
     check::not_compacted,
     client::{REQUEST, code, wait},
     context::Context,
-    lock,
+    lock, reader,
     spare::let_go,
 };
 use crate::{
@@ -33,6 +33,9 @@ pub(super) const EVENT_PARTITIONS: i32 = 6;
 /// Of each partition of the event topic, so many of the newest records are looked at for events of
 /// this program when there is no state.
 const SAMPLE: u64 = 200;
+
+/// Without a record for so long, reading them is given up.
+const READ: Duration = Duration::from_secs(20);
 
 /// What the topics are like, as far as publishing depends on it.
 #[derive(Clone, Debug)]
@@ -241,31 +244,48 @@ impl Inner {
         let consumer = self.clients.committed()?;
         let fail = |e: &rdkafka::error::KafkaError| self.clients.error(&format!("read `{topic}`"), e);
         let mut at = TopicPartitionList::new();
+        let mut ends = Vec::new();
         for partition in 0..layout.event_partitions {
             // Asked by a client that reads what is committed: transactions under way do not count.
             let (low, end) = self.clients.watermarks(&consumer, topic, partition)?;
             if low < end {
                 let from = i64::try_from(low.max(end.saturating_sub(SAMPLE))).unwrap_or(0);
                 at.add_partition_offset(topic, partition, Offset::Offset(from)).map_err(|e| fail(&e))?;
+                ends.push((partition, end));
             }
         }
-        if at.count() == 0 {
+        if ends.is_empty() {
             return Ok(false);
         }
         consumer.assign(&at).map_err(|e| fail(&e))?;
-        let mut quiet = Instant::now();
-        while quiet.elapsed() < Duration::from_secs(2) {
-            match consumer.poll(Duration::from_millis(100)) {
+        // Everything is published again where this finds nothing, so silence is no answer.
+        let mut progress = Instant::now();
+        while !ends.is_empty() {
+            match consumer.poll(Duration::from_millis(50)) {
                 Some(Ok(message)) => {
-                    quiet = Instant::now();
+                    progress = Instant::now();
                     if is_ours(&message) {
                         return Ok(true);
                     }
+                    continue;
                 }
                 Some(Err(error)) if code(&error) == Some(Code::TopicAuthorizationFailed) => {
                     return Err(fail(&error));
                 }
-                _ => {}
+                Some(Err(error)) => debug!(%error, topic, "while looking for events"),
+                None => {}
+            }
+            for at in (0..ends.len()).rev() {
+                let (partition, end) = ends[at];
+                if reader::reached(&consumer, topic, partition).map_err(|e| fail(&e))? >= end {
+                    ends.swap_remove(at);
+                }
+            }
+            if progress.elapsed() >= READ {
+                let message = format!(
+                    "could not read `{topic}` to its end, to see whether it has events of this program"
+                );
+                return Err(TransportError::new(Kind::Unavailable, message));
             }
         }
         Ok(false)

@@ -19,6 +19,8 @@ pub(super) struct View {
     /// The highest ends of the event topic seen, by partition.
     event_ends: BTreeMap<i32, u64>,
     connections: BTreeMap<String, Known>,
+    /// By scope: the token of the claim under which a transaction was fenced.
+    fenced: HashMap<String, String>,
     ledgers: HashMap<String, LedgerView>,
 }
 
@@ -98,6 +100,14 @@ impl View {
 
     pub(super) fn state(&self, scope: &str) -> ConnectionState {
         self.connections.get(scope).map(|known| known.record.state.clone()).unwrap_or_default()
+    }
+
+    /// Whether an open transaction of the scope may be fenced: once under each claim. One that is opened
+    /// under a claim after that is of a process that is alive.
+    pub(super) fn may_fence(&mut self, scope: &str) -> bool {
+        let claim = self.connections.get(scope).and_then(|known| known.record.state.claim.as_ref());
+        let Some(token) = claim.map(|claim| claim.token.clone()) else { return true };
+        self.fenced.insert(scope.to_owned(), token.clone()).is_none_or(|before| before != token)
     }
 
     pub(super) fn connections(&self) -> Vec<(String, ConnectionState)> {

@@ -5,7 +5,7 @@
 use std::{
     error::Error as _,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{
@@ -42,8 +42,11 @@ pub(super) struct JetStream {
     pub(super) client: Client,
     pub(super) context: Context,
     /// What the server last forbade: it says so beside the request, which just gets no answer.
-    forbidden: Arc<Mutex<Option<String>>>,
+    forbidden: Forbidden,
+    timeout: Duration,
 }
+
+type Forbidden = Arc<Mutex<Option<(Instant, String)>>>;
 
 impl JetStream {
     /// Connects and logs in. From then on the client reconnects by itself, for ever.
@@ -55,7 +58,7 @@ impl JetStream {
             .await
             .map_err(|error| connect_error(config, &error))?;
         let context = ContextBuilder::new().timeout(config.timeout).build(client.clone());
-        Ok(Self { client, context, forbidden })
+        Ok(Self { client, context, forbidden, timeout: config.timeout })
     }
 
     /// A request to the API: `STREAM.INFO.ORDERS`.
@@ -102,13 +105,20 @@ impl JetStream {
 
     /// What the absence of an answer means: forbidden, where the server just said so.
     pub(super) fn silence(&self, what: &str, error: &dyn std::error::Error) -> TransportError {
-        let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(forbidden) = forbidden {
-            return TransportError::new(Kind::Rejected, format!("{what}: {forbidden}"))
-                .with_hint("docs/nats.md lists the subjects that the user must be allowed");
+        // One that is older than a request waits was of another.
+        if let Some(forbidden) = self.forbidden_within(self.timeout + Duration::from_secs(2), what) {
+            return forbidden;
         }
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         TransportError::new(Kind::Unavailable, format!("{what}: {error}{cause}"))
+    }
+
+    /// What the server forbade so short a time ago; told once.
+    pub(super) fn forbidden_within(&self, age: Duration, what: &str) -> Option<TransportError> {
+        let latest = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (_, said) = latest.filter(|(since, _)| since.elapsed() <= age)?;
+        let error = TransportError::new(Kind::Rejected, format!("{what}: {said}"));
+        Some(error.with_hint("docs/nats.md lists the subjects that the user must be allowed"))
     }
 
     fn no_jetstream(&self) -> TransportError {
@@ -201,10 +211,7 @@ pub(super) fn publish_refusal(error: &PublishError) -> Option<&ApiError> {
     }
 }
 
-async fn options(
-    config: &NatsConfig,
-    forbidden: Arc<Mutex<Option<String>>>,
-) -> Result<ConnectOptions, TransportError> {
+async fn options(config: &NatsConfig, forbidden: Forbidden) -> Result<ConnectOptions, TransportError> {
     let mut options = ConnectOptions::new()
         .name("amazon-billing-source")
         .connection_timeout(config.timeout)
@@ -242,10 +249,14 @@ async fn options(
 }
 
 /// What the connection reports beside any request.
-fn note(event: &Event, forbidden: &Mutex<Option<String>>) {
+fn note(event: &Event, forbidden: &Mutex<Option<(Instant, String)>>) {
     match event {
+        // The client lets go of a consumer that it makes anew; where it may not, the server does by itself.
+        Event::ServerError(ServerError::Other(text)) if text.contains("CONSUMER.DELETE") => {
+            debug!("NATS: {event}");
+        }
         Event::ServerError(ServerError::Other(text)) if text.to_ascii_lowercase().contains("permissions") => {
-            *forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
+            *forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text.clone()));
         }
         Event::Disconnected => warn!("the connection to NATS is lost; reconnecting"),
         Event::LameDuckMode => warn!("the server of NATS is about to stop; another one follows"),

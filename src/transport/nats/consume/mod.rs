@@ -126,12 +126,14 @@ pub(crate) async fn read_events(
 impl NatsPosition {
     /// Acknowledges a message and everything given out before it.
     pub(crate) async fn commit(&self, place: &Place) -> Result<(), TransportError> {
+        let index = |held: &VecDeque<(u64, Subject)>| {
+            held.iter().position(|(sequence, _)| *sequence == place.position)
+        };
+        // In hand until it is known that the server has it: asked again, it is told again.
         let done: Vec<_> = {
-            let mut held = lock(&self.held);
-            let Some(index) = held.iter().position(|(sequence, _)| *sequence == place.position) else {
-                return Ok(());
-            };
-            held.drain(..=index).map(|(_, reply)| reply).collect()
+            let held = lock(&self.held);
+            let Some(index) = index(&held) else { return Ok(()) };
+            held.range(..=index).map(|(_, reply)| reply.clone()).collect()
         };
         let client = &self.source.js.client;
         let what = format!("could not acknowledge messages of stream `{}`", self.source.stream);
@@ -144,7 +146,12 @@ impl NatsPosition {
         }
         // Its answer proves the ones before, which went the same way.
         match timeout(self.source.timeout, client.request(last.clone(), "+ACK".into())).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                let mut held = lock(&self.held);
+                let index = index(&held);
+                index.map(|index| held.drain(..=index));
+                Ok(())
+            }
             Ok(Err(error)) => Err(self.source.js.silence(&what, &error)),
             Err(_) => Err(TransportError::new(Kind::Unavailable, format!("{what}: no answer"))
                 .with_hint("what was not acknowledged is given out again")),

@@ -57,20 +57,15 @@ impl Reading {
     pub(super) async fn run(&mut self) -> Result<(), TransportError> {
         let mut failing: Option<Instant> = None;
         loop {
-            if self.is_done().await? {
-                return Ok(());
-            }
-            let failed = match self.messages().await {
-                Ok(messages) => match self.read(messages, &mut failing).await? {
-                    None => return Ok(()),
-                    Some(failed) => TransportError::new(
-                        Kind::Unavailable,
-                        format!("reading stream `{}` failed: {failed}", self.source.stream),
-                    ),
-                },
+            let begun = Instant::now();
+            let failed = match self.attempt(&mut failing).await {
                 Err(error) if error.kind == Kind::Unavailable => error,
-                Err(error) => return Err(error),
+                ended => return ended,
             };
+            let forbidden = self.source.js.forbidden_within(begun.elapsed(), &failed.message);
+            if let Some(forbidden) = forbidden {
+                return Err(forbidden);
+            }
             let since = *failing.get_or_insert_with(|| {
                 warn!("{failed}; trying on");
                 Instant::now()
@@ -82,6 +77,15 @@ impl Reading {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads to the bound with one consumer, or until nobody reads any more.
+    async fn attempt(&mut self, failing: &mut Option<Instant>) -> Result<(), TransportError> {
+        if self.is_done().await? {
+            return Ok(());
+        }
+        let messages = self.messages().await?;
+        self.read(messages, failing).await
     }
 
     /// A consumer of what comes behind the last message given out.
@@ -112,12 +116,14 @@ impl Reading {
         Ok(messages.map(|message| message.map_err(|error| error.to_string())).boxed())
     }
 
-    /// Reads until the bound; otherwise why the consumer failed.
     async fn read(
         &mut self,
         mut messages: Messages,
         failing: &mut Option<Instant>,
-    ) -> Result<Option<String>, TransportError> {
+    ) -> Result<(), TransportError> {
+        let failed = |why: &str, stream: &str| {
+            TransportError::new(Kind::Unavailable, format!("reading stream `{stream}` failed: {why}"))
+        };
         let mut progress = Instant::now();
         let mut looked = Instant::now();
         let mut compared = Instant::now();
@@ -127,7 +133,7 @@ impl Reading {
                 at_hand
             } else {
                 if !self.hand_over().await {
-                    return Ok(None);
+                    return Ok(());
                 }
                 timeout(LOOK, messages.next()).await.ok()
             };
@@ -136,48 +142,45 @@ impl Reading {
                     (progress, *failing) = (Instant::now(), None);
                     if !self.receive(message) {
                         self.hand_over().await;
-                        return Ok(None);
+                        return Ok(());
                     }
                     if self.batch.len() == BATCH && !self.hand_over().await {
-                        return Ok(None);
+                        return Ok(());
                     }
                 }
-                Some(Some(Err(error))) => return Ok(Some(error)),
-                Some(None) => return Ok(Some("the consumer has ended".to_owned())),
-                None if self.feed.is_closed() => return Ok(None),
+                Some(Some(Err(error))) => return Err(failed(&error, &self.source.stream)),
+                Some(None) => return Err(failed("the consumer has ended", &self.source.stream)),
+                None if self.feed.is_closed() => return Ok(()),
                 None => {}
             }
             if self.batch.is_empty() && compared.elapsed() >= COMPARE {
                 compared = Instant::now();
-                match self.source.compare().await {
-                    Err(error) if error.kind == Kind::Unavailable => return Ok(Some(error.to_string())),
-                    compared => compared?,
-                }
+                self.source.compare().await?;
             }
             if self.behind.is_some() && looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 if !self.catch_up().await? {
                     self.hand_over().await;
-                    return Ok(None);
+                    return Ok(());
                 }
             }
             let reached = self.end.is_some_and(|end| self.at >= end);
             if reached && self.options.name.is_none() {
                 self.hand_over().await;
-                return Ok(None);
+                return Ok(());
             }
             if (reached || progress.elapsed() >= LOOK) && looked.elapsed() >= LOOK {
                 if self.is_done().await? {
                     self.hand_over().await;
-                    return Ok(None);
+                    return Ok(());
                 }
                 looked = Instant::now();
                 if self.end.is_some() && progress.elapsed() > GIVE_UP {
                     if self.options.name.is_some() {
                         warn!(stream = self.source.stream, "others of the same name hold what is left");
-                        return Ok(None);
+                        return Ok(());
                     }
-                    return Ok(Some("no message came".to_owned()));
+                    return Err(failed("no message came", &self.source.stream));
                 }
             }
         }
