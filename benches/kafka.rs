@@ -250,7 +250,8 @@ async fn ours(server: &Server, kafka: &Kafka, factory: &EventFactory, rows: usiz
     let scope = factory.scope().id();
     let mut connection = kafka.recover(&scope, &mut ledger).await.unwrap();
     // As in a cycle: the poll is claimed first.
-    connection.claim = Some(Claim { instance: "b".to_owned(), token: "t".to_owned(), reserved: 1 });
+    connection.claim =
+        Some(Claim { instance: "b".to_owned(), token: "t".to_owned(), reserved: 1, renewed: 0 });
     let batch = |events, recovered_to| Batch {
         scope: scope.clone(),
         recovered_to,

@@ -64,12 +64,17 @@ impl Readiness {
     }
 }
 
-/// Serves until shut down. A port that is taken costs the metrics, not the events.
-pub async fn serve(listen: SocketAddr, metrics: Metrics, readiness: Readiness, shutdown: CancellationToken) {
+/// Serves at an address until shut down; the hint is for one that is taken, which costs the metrics, not
+/// the events.
+pub async fn serve(
+    (listen, hint): (SocketAddr, &'static str),
+    metrics: Metrics,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
     let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,
         Err(error) => {
-            let hint = "set `admin.listen` to a free address, or to \"\" to switch it off";
             tracing::error!(%listen, hint, "the admin endpoints cannot be served: {error}");
             return;
         }

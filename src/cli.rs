@@ -179,7 +179,7 @@ pub fn main() -> Exit {
                 () = shutdown.cancelled() => Exit::Failed,
             }
         }),
-        Command::Plan(args) => on_runtime(Signals::Drain, |_| plan::run(args)),
+        Command::Plan(args) => on_runtime(Signals::Default, |_| plan::run(args)),
         Command::Backfill(args) => on_runtime(Signals::Drain, |shutdown| backfill::run(args, shutdown)),
         Command::Tail(args) => on_runtime(Signals::Quiet, |shutdown| read::tail(args, shutdown)),
         Command::Replay(args) => on_runtime(Signals::Quiet, |shutdown| read::replay(args, shutdown)),
@@ -192,7 +192,7 @@ pub fn main() -> Exit {
             print(&format!("{:#}\n", config::json_schema()))
         }
         Command::Ledger { command: LedgerCommand::Show { files } } => match files.load() {
-            Ok(loaded) => on_runtime(Signals::Drain, |_| async move { ledger::show(&loaded.config).await }),
+            Ok(loaded) => on_runtime(Signals::Default, |_| async move { ledger::show(&loaded.config).await }),
             Err(exit) => exit,
         },
         Command::Schema(args) => schema::run(&args),
@@ -248,7 +248,8 @@ async fn serve<T: Transport>(
     // A single cycle needs no endpoints, and may run beside a service that has them.
     if let Some(listen) = config.admin.filter(|_| mode == Mode::Service) {
         let (metrics, readiness) = (world.metrics.clone(), world.readiness.clone());
-        tokio::spawn(admin::serve(listen, metrics, readiness, shutdown.clone()));
+        let other = "set `admin.listen` to a free address, or to \"\" to switch it off";
+        tokio::spawn(admin::serve((listen, other), metrics, readiness, shutdown.clone()));
     }
     app::run(config, transport, world, mode, shutdown).await
 }

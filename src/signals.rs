@@ -10,13 +10,15 @@ use tracing::{info, warn};
 
 use crate::exit::{Exit, report};
 
-/// What signals mean to a command. The first one always asks it to stop.
+/// What signals mean to a command. The first one asks it to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signals {
     /// It has something to drain: said with the first, ended at once with the second.
     Drain,
     /// The same where there is nothing worth a word.
     Quiet,
+    /// What they always mean: it is ended. It only reads.
+    Default,
     /// It ends with the first by itself, and has a terminal to put right before it does.
     Own,
 }
@@ -52,6 +54,9 @@ fn runtime() -> io::Result<Runtime> {
 
 /// Returns with the second signal, where that is for the program to obey.
 async fn ended_by(signals: Signals, shutdown: &CancellationToken) -> Exit {
+    if signals == Signals::Default {
+        return std::future::pending().await;
+    }
     if let Err(error) = wait_for_signal().await {
         warn!("signals cannot be received: {error}");
         std::future::pending::<()>().await;

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::ConfigFiles;
+use super::{ConfigFiles, date};
 use crate::{
     admin::Readiness,
     app::World,
@@ -37,10 +37,10 @@ pub struct BackfillArgs {
     #[command(flatten)]
     files: ConfigFiles,
     /// The first day; its whole month is read
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = date)]
     from: Date,
     /// The last day; its whole month is read [default: the end of last month]
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = date)]
     to: Option<Date>,
     /// Only this connection; repeated, only these
     #[arg(long = "connection", value_name = "NAME")]

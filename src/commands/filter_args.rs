@@ -2,7 +2,7 @@
 
 use jiff::civil::Date;
 
-use crate::{consume::Filter, cost::Granularity};
+use crate::{commands::date, consume::Filter, cost::Granularity};
 
 /// Which events; all that is given must hold.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -18,10 +18,10 @@ pub struct FilterArgs {
     #[arg(long, value_parser = granularity)]
     pub granularity: Option<Granularity>,
     /// Only spend of this date or later, such as 2026-11-01
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = date)]
     pub from: Option<Date>,
     /// Only spend of this date or earlier
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = date)]
     pub to: Option<Date>,
     /// Only `new`, `revised` or `removed`; repeated: any of them
     #[arg(long, value_name = "CHANGE", value_parser = ["new", "revised", "removed"])]

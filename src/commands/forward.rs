@@ -169,7 +169,8 @@ pub async fn run(args: ForwardArgs, shutdown: CancellationToken) -> Exit {
     };
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     if let Some(listen) = args.listen {
-        tokio::spawn(admin::serve(listen, metrics.clone(), readiness.clone(), shutdown.clone()));
+        let other = "give `--listen` a free address, or leave it away";
+        tokio::spawn(admin::serve((listen, other), metrics.clone(), readiness.clone(), shutdown.clone()));
     }
     let world = (Clock::system(), metrics, readiness);
     match forward::run(&loaded.config.transport, config, world, &shutdown).await {

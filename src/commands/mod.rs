@@ -18,6 +18,8 @@ use std::{
     path::PathBuf,
 };
 
+use jiff::civil::Date;
+
 use crate::{
     config::{self, Loaded},
     exit::{Exit, report},
@@ -60,6 +62,18 @@ impl ConfigFiles {
 /// The environment, but for what is no text: no value of ours can be.
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+}
+
+/// A date alone. Of a text with a time, only its date would be taken otherwise, without a word.
+///
+/// # Errors
+/// In words.
+pub(crate) fn date(text: &str) -> Result<Date, String> {
+    let date: Date = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    if date.to_string() == text {
+        return Ok(date);
+    }
+    Err("it has a time, and a date alone is meant, such as 2026-11-25".to_owned())
 }
 
 /// What was asked for, to stdout. A reader that has enough is no failure.

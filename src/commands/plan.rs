@@ -8,7 +8,7 @@ use std::{io::IsTerminal as _, time::Duration};
 use jiff::{Timestamp, civil::Date};
 use serde_json::json;
 
-use super::{ConfigFiles, backfill, print};
+use super::{ConfigFiles, backfill, date, print};
 use crate::{
     backfill::quote::{self, Kept, Quote, dollars, label},
     clock::Clock,
@@ -42,10 +42,10 @@ pub struct PlanArgs {
     #[arg(long)]
     connect: bool,
     /// The price of a backfill from this day on instead
-    #[arg(long, value_name = "DATE", conflicts_with = "actual")]
+    #[arg(long, value_name = "DATE", value_parser = date, conflicts_with = "actual")]
     backfill_from: Option<Date>,
     /// The backfill's last day [default: the end of last month]
-    #[arg(long, value_name = "DATE", requires = "backfill_from")]
+    #[arg(long, value_name = "DATE", value_parser = date, requires = "backfill_from")]
     backfill_to: Option<Date>,
 }
 

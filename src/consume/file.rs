@@ -4,20 +4,21 @@
 //! not asked, but for their time where a time was asked for.
 
 use std::{
-    fs::{File, Metadata},
+    collections::VecDeque,
+    fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc::error::SendTimeoutError, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::{
     BATCH, Bound, Event, Feed, LineMark, Place, ReadOptions, Received, Start,
-    position::{PositionFile, Stored},
+    position::{PositionFile, Stored, identity},
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
@@ -28,12 +29,24 @@ const CHUNK: usize = 256 * 1024;
 const LONGEST: usize = 64 * 1024 * 1024;
 
 /// How often a file is looked at that has not grown.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// A file that was renamed is read on until nothing was added for so long: whoever writes may have it
+/// open. Where it ends within a line, for longer.
+const LEAVE: Duration = Duration::from_secs(1);
+const LEAVE_TORN: Duration = Duration::from_secs(10);
 
 /// A file being read.
 struct Follower {
     path: PathBuf,
     file: File,
+    /// What was found under the path since, oldest first: opened at once, as it may be renamed, too.
+    next: VecDeque<File>,
+    /// When the file last had something new.
+    grew: Instant,
+    position: Option<PositionFile>,
+    /// The last place that was handed over.
+    last: (u32, u64),
     options: ReadOptions,
     feed: Feed,
     /// How many files were read before, for they were rotated or cut.
@@ -41,6 +54,8 @@ struct Follower {
     /// How many lines and bytes are read.
     lines: u64,
     bytes: u64,
+    /// The last line read before had no line feed yet.
+    unended: bool,
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     /// Where to stop; unknown while a time is to come.
@@ -53,6 +68,7 @@ pub(super) fn read_lines(
     options: ReadOptions,
     feed: Feed,
 ) -> Result<(Option<PositionFile>, JoinHandle<()>), TransportError> {
+    let mut options = options;
     let mut file = open(path)?;
     let length = file.metadata().map_err(|e| unreadable(path, &e))?.len();
     let mut position = None;
@@ -62,12 +78,17 @@ pub(super) fn read_lines(
         position = Some(file);
         stored = known;
     }
+    let mut unended = false;
     let begin = if let Some(stored) = stored {
+        // It is not asked again where to begin.
+        options.start = Start::Beginning;
+        unended =
+            stored.bytes > 0 && !ends_a_line(&mut file, stored.bytes).map_err(|e| unreadable(path, &e))?;
         stored
     } else {
         let begin = find(path, &mut file, options.start)?;
         if let Some(position) = &position {
-            position.begin(begin)?;
+            position.begin(begin, &file)?;
         }
         begin
     };
@@ -80,7 +101,22 @@ pub(super) fn read_lines(
     file.seek(SeekFrom::Start(begin.bytes)).map_err(|e| unreadable(path, &e))?;
     let path = path.to_owned();
     let (lines, bytes) = (begin.lines, begin.bytes);
-    let mut lines = Follower { path, file, options, feed, files: 0, lines, bytes, partial: Vec::new(), end };
+    let mut lines = Follower {
+        path,
+        file,
+        next: VecDeque::new(),
+        grew: Instant::now(),
+        position: position.clone(),
+        last: (0, lines),
+        options,
+        feed,
+        files: 0,
+        lines,
+        bytes,
+        unended,
+        partial: Vec::new(),
+        end,
+    };
     let feeder = tokio::task::spawn_blocking(move || {
         let last = lines.run().map(|()| Vec::new()).map_err(|e| unreadable(&lines.path, &e));
         // A reader that has gone needs neither the end nor a reason.
@@ -129,12 +165,14 @@ impl Follower {
                 if read == 0 {
                     return Ok(true);
                 }
+                self.grew = Instant::now();
                 if self.partial.len() > LONGEST {
                     let message = format!("line {} is longer than {LONGEST} bytes", self.lines + 1);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, message));
                 }
                 continue;
             };
+            self.grew = Instant::now();
             self.partial = chunk.split_off(before + last + 1);
             if !self.hand_over(&Bytes::from(chunk)) {
                 return Ok(false);
@@ -150,33 +188,68 @@ impl Follower {
             let length = memchr::memchr(b'\n', &chunk[from..]).unwrap_or(chunk.len() - from);
             let line = chunk.slice(from..from + length);
             from += length + 1;
-            batch.extend(self.line(line, length as u64 + 1));
+            match self.line(line, length as u64 + 1) {
+                Line::Read(received) => batch.push(received),
+                Line::LeftOut => {}
+                Line::PastTheBound => {
+                    self.send(batch);
+                    return false;
+                }
+            }
             if batch.len() == BATCH {
                 let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-                if self.feed.blocking_send(Ok(full)).is_err() {
+                if !self.send(full) {
                     return false;
                 }
             }
         }
-        batch.is_empty() || self.feed.blocking_send(Ok(batch)).is_ok()
+        self.send(batch)
     }
 
-    /// A line with its place; none for an empty one, and for one outside of the times asked for.
-    fn line(&mut self, line: Bytes, length: u64) -> Option<Received> {
+    /// Waits until somebody takes a batch; false when nobody reads any more.
+    fn send(&mut self, batch: Vec<Received>) -> bool {
+        let Some(last) = batch.last() else { return true };
+        self.last = last.place.number();
+        let mut batch = Ok(batch);
+        loop {
+            match Handle::current().block_on(self.feed.send_timeout(batch, LEAVE)) {
+                Ok(()) => return true,
+                Err(SendTimeoutError::Closed(_)) => return false,
+                Err(SendTimeoutError::Timeout(back)) => batch = back,
+            }
+            if self.end.is_none() {
+                // However long it takes: every file that comes by is seen.
+                self.look();
+            }
+        }
+    }
+
+    /// A line with its place.
+    fn line(&mut self, line: Bytes, length: u64) -> Line {
         let start = self.bytes;
         self.bytes += length;
+        if std::mem::take(&mut self.unended) && line.is_empty() {
+            // The line feed of the line before.
+            return Line::LeftOut;
+        }
         self.lines += 1;
-        if line.iter().all(u8::is_ascii_whitespace) || !self.in_time(&line) {
-            return None;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Line::LeftOut;
+        }
+        match self.in_time(&line) {
+            InTime::Yes => {}
+            // A position says that everything before it is done with: nothing behind the bound is.
+            InTime::Later if self.options.name.is_some() => return Line::PastTheBound,
+            InTime::Earlier | InTime::Later => return Line::LeftOut,
         }
         let known_again = if self.options.name.is_some() { line.clone() } else { Bytes::new() };
         let mark = LineMark { file: self.files, start, end: self.bytes, line: known_again };
         let place = Place { partition: 0, position: self.lines, mark };
-        Some(Received { place, stored_at: None, line, unreadable: None })
+        Line::Read(Received { place, stored_at: None, line, unreadable: None })
     }
 
     /// What is no event has no time, and is not left out for it.
-    fn in_time(&self, line: &[u8]) -> bool {
+    fn in_time(&self, line: &[u8]) -> InTime {
         let since = match self.options.start {
             Start::Time(time) => Some(time),
             _ => None,
@@ -186,12 +259,14 @@ impl Follower {
             _ => None,
         };
         if since.is_none() && until.is_none() {
-            return true;
+            return InTime::Yes;
         }
         let time = Event::read(line).ok().and_then(|event| event.get("time")?.parse::<Timestamp>().ok());
-        time.is_none_or(|time| {
-            since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until)
-        })
+        match time {
+            Some(time) if since.is_some_and(|since| time < since) => InTime::Earlier,
+            Some(time) if until.is_some_and(|until| time >= until) => InTime::Later,
+            _ => InTime::Yes,
+        }
     }
 
     /// What lies behind the last line feed: an event whose line feed is not there, or a torn line.
@@ -208,33 +283,45 @@ impl Follower {
             return;
         }
         let length = rest.len() as u64;
-        if let Some(message) = self.line(rest.into(), length) {
-            self.feed.blocking_send(Ok(vec![message])).ok();
+        if let Line::Read(message) = self.line(rest.into(), length) {
+            self.send(vec![message]);
         }
     }
 
-    /// Goes on with what is under the path by now, where that is another file or was cut; false
-    /// where it is the same.
+    /// Opens what is under the path by now, where that is another file.
+    fn look(&mut self) {
+        let newest = self.next.back().unwrap_or(&self.file);
+        let Ok(newest) = newest.metadata() else { return };
+        if std::fs::metadata(&self.path).is_ok_and(|there| identity(&there) != identity(&newest))
+            && let Ok(file) = File::open(&self.path)
+        {
+            self.next.push_back(file);
+        }
+    }
+
+    /// Goes on with the file that follows, or with one that was cut; false where there is nothing to
+    /// go on with yet.
     fn follow(&mut self) -> io::Result<bool> {
         if self.file.metadata()?.len() < self.bytes {
             warn!(path = %self.path.display(), "the file was cut; reading goes on from its beginning");
             self.file.seek(SeekFrom::Start(0))?;
         } else {
-            let Ok(there) = std::fs::metadata(&self.path) else { return Ok(false) };
-            if same_file(&there, &self.file.metadata()?) {
-                return Ok(false);
-            }
-            // Whoever renamed it may have written a last line meanwhile.
-            if !self.read_on()? {
-                return Ok(true);
-            }
+            self.look();
+            let patience = if self.partial.is_empty() { LEAVE } else { LEAVE_TORN };
+            let quiet = self.grew.elapsed() >= patience;
+            let Some(file) = self.next.pop_front_if(|_| quiet) else { return Ok(false) };
             if !self.partial.is_empty() {
                 warn!(path = %self.path.display(), bytes = self.partial.len(), "the rotated file ends within a line");
             }
-            let Ok(file) = File::open(&self.path) else { return Ok(false) };
             info!(path = %self.path.display(), "the file was rotated; reading goes on in the new one");
             self.file = file;
         }
+        if let Some(position) = &self.position
+            && let Err(error) = position.leave(self.last, &self.file)
+        {
+            warn!("{error}");
+        }
+        self.grew = Instant::now();
         self.partial.clear();
         self.files += 1;
         (self.lines, self.bytes) = (0, 0);
@@ -242,15 +329,28 @@ impl Follower {
     }
 }
 
-#[cfg(unix)]
-fn same_file(a: &Metadata, b: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
+/// What a line is to whoever reads.
+enum Line {
+    Read(Received),
+    /// Empty, or outside of the times asked for.
+    LeftOut,
+    /// Behind the time to end at.
+    PastTheBound,
 }
 
-#[cfg(not(unix))]
-fn same_file(_: &Metadata, _: &Metadata) -> bool {
-    true
+/// Where an event lies beside the times asked for.
+enum InTime {
+    Earlier,
+    Yes,
+    Later,
+}
+
+/// Whether a line feed lies before a byte.
+fn ends_a_line(file: &mut File, bytes: u64) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::Start(bytes - 1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 /// The lines before the start, and the last of them.

@@ -3,7 +3,7 @@
 //! An event is in it, durably, before the position passes it. After a crash it may be in it twice.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::endpoint::{Failure, Parcel};
 use crate::{
-    config::TransportConfig,
+    config::{LocalConfig, TransportConfig},
     consume::Place,
     transport::{TransportError, TransportErrorKind as Kind},
 };
@@ -125,6 +125,14 @@ impl DeadLetters {
         transport: &TransportConfig,
     ) -> Result<Self, TransportError> {
         match (target, transport) {
+            (
+                DeadLetterTarget::File(path),
+                TransportConfig::Local(LocalConfig { output: Some(output), .. }),
+            ) if is_same_file(path, output) => {
+                let message =
+                    format!("dead letters cannot go to `{}`: events are read from it", path.display());
+                Err(TransportError::new(Kind::Rejected, message).with_hint("name a file of their own"))
+            }
             (DeadLetterTarget::File(path), _) => {
                 let file = open_file(path).map_err(|e| file_error(path, &e))?;
                 Ok(Self::File { file: Arc::new(file), path: path.clone() })
@@ -182,6 +190,12 @@ impl DeadLetters {
 }
 
 /// Opens for appending. A line that a crash cut short gets an end, so that the next one is whole.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    // What does not exist yet has a name only.
+    let real = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
+    real(one).is_some_and(|one| real(other) == Some(one))
+}
+
 fn open_file(path: &Path) -> io::Result<File> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
@@ -283,6 +297,12 @@ mod tests {
     #[tokio::test]
     async fn a_target_of_another_output_is_refused() {
         let local = TransportConfig::Local(crate::config::LocalConfig { output: None, state: "s".into() });
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let path = output.path().to_owned();
+        let same = DeadLetterTarget::File(path.parent().unwrap().join(".").join(path.file_name().unwrap()));
+        let config = crate::config::LocalConfig { output: Some(path), state: "s".into() };
+        let opened = DeadLetters::open(&same, &TransportConfig::Local(config)).await;
+        assert!(opened.is_err_and(|error| error.message.contains("events are read from it")));
         for target in ["topic:dead", "subject:dead", "/no/such/folder/dead.jsonl"] {
             let opened = DeadLetters::open(&DeadLetterTarget::parse(target).unwrap(), &local).await;
             let Err(error) = opened else { panic!("{target}") };

@@ -12,7 +12,7 @@ use reqwest::{
     Client, Response, Url,
     header::{HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -36,6 +36,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Of an answer's body so much is read: the endpoint's words of why it refused. More costs the
 /// connection, which is then not used again.
 const LONGEST_ANSWER: usize = 16 * 1024;
+
+/// And so long it is waited for after the event was taken.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(1);
 
 /// And so much of it is told.
 const LONGEST_EXCERPT: usize = 200;
@@ -206,13 +209,16 @@ impl Endpoint {
             };
             self.metrics.forward_attempt("not_now");
             let failing = began.elapsed();
+            let (_, chance) = Uuid::new_v4().as_u64_pair();
             if self.retry.is_over(failing) {
                 return Outcome::Failed(Failure { refused: false, reason, status, attempts, failing });
             }
-            let (_, chance) = Uuid::new_v4().as_u64_pair();
-            let pause = after.unwrap_or_else(|| self.retry.pause(attempts, chance));
+            // An endpoint that asks for no pause at all, or whose clock is behind, gets one all the same.
+            let asked_for =
+                after.filter(|after| !after.is_zero()).map(|after| after.min(self.retry.left(failing)));
+            let pause = asked_for.unwrap_or_else(|| self.retry.pause(attempts, chance));
             debug!(id, attempts, ?pause, "not taken: {reason}");
-            self.complain(&reason, pause, after.is_some());
+            self.complain(&reason, pause, asked_for.is_some());
             pause_until = Some(Instant::now() + pause);
         }
     }
@@ -257,8 +263,9 @@ impl Endpoint {
         let status = response.status();
         match judge(status.as_u16()) {
             Verdict::Taken => {
-                // Read to its end, so that the connection can be used again. It was taken already.
-                read_some(response).await;
+                // Read to its end, so that the connection can be used again. It was taken already,
+                // whatever else is said, and however slowly.
+                timeout(LONGEST_FAREWELL, read_some(response)).await.ok();
                 Attempt::Taken
             }
             Verdict::NotNow => {
@@ -289,18 +296,22 @@ impl Endpoint {
             mood.closed_until = mood.closed_until.max(Some(now + pause));
         }
         let since = *mood.failing_since.get_or_insert(now);
-        if mood.last_told.is_none_or(|told| now - told >= QUIET) {
+        let tell = mood.last_told.is_none_or(|told| now - told >= QUIET);
+        if tell {
             mood.last_told = Some(now);
-            drop(mood);
+        }
+        drop(mood);
+        self.readiness.set(&self.name, Health::Failing(reason.to_owned()));
+        if tell {
             let (failing, pause) = (seconds(now - since), seconds(pause));
             warn!(failing, pause, "the endpoint does not take events now: {reason}");
-            self.readiness.set(&self.name, Health::Failing(reason.to_owned()));
         }
     }
 
     fn cheer(&self) {
         let mut mood = self.mood();
         if let Some(since) = mood.failing_since.take() {
+            mood.last_told = None;
             drop(mood);
             info!(after = seconds(since.elapsed()), "the endpoint takes events again");
             self.readiness.set(&self.name, Health::Ready);

@@ -52,6 +52,9 @@ use lanes::Lanes;
 /// The position is moved at most so often: what was delivered since is delivered again after a kill.
 const COMMIT: Duration = Duration::from_millis(500);
 
+/// So long it is tried to move the position at the end.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
+
 /// How long a batch waits for more events.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -113,6 +116,8 @@ struct Forwarder {
     dead_letters: Option<DeadLetters>,
     /// Where the position may move to, by partition.
     movable: BTreeMap<i32, Place>,
+    /// The position could not be moved the last time, and that was told.
+    behind: bool,
     counts: Counts,
     /// What was reported last.
     reported: Counts,
@@ -181,6 +186,7 @@ pub async fn run(
         endpoint: Arc::new(endpoint),
         dead_letters,
         movable: BTreeMap::new(),
+        behind: false,
         counts: Counts::default(),
         reported: Counts::default(),
         config,
@@ -193,10 +199,9 @@ impl Forwarder {
     async fn run(mut self, shutdown: &CancellationToken) -> Result<Exit, ForwardError> {
         let mut result = self.forward(shutdown).await;
         let unfinished = self.drain(&mut result).await;
-        let committed = match timeout(self.config.grace, self.commit()).await {
-            Ok(Ok(())) if self.movable.is_empty() => Ok(()),
-            Ok(Err(error)) => Err(error),
-            _ => Err(TransportError::new(
+        let committed = match timeout(self.config.grace.min(LAST_COMMIT), self.commit_all()).await {
+            Ok(committed) => committed,
+            Err(_) => Err(TransportError::new(
                 TransportErrorKind::Unavailable,
                 "could not move the position; what was delivered last is delivered again by the next start",
             )),
@@ -232,7 +237,11 @@ impl Forwarder {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 Some(done) = self.work.join_next() => self.settle(done).await?,
-                _ = commit.tick() => self.commit().await?,
+                // An output that is out of reach is waited for, but not by whoever is to stop.
+                _ = commit.tick() => tokio::select! {
+                    committed = self.commit() => committed?,
+                    () = shutdown.cancelled() => return Ok(()),
+                },
                 _ = report.tick() => self.report(),
                 next = self.reader.next(), if !at_end && self.lanes.len() < window => match next? {
                     Some(received) => {
@@ -367,13 +376,28 @@ impl Forwarder {
         Ok(())
     }
 
+    async fn commit_all(&mut self) -> Result<(), TransportError> {
+        loop {
+            self.commit().await?;
+            if self.movable.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(LINGER).await;
+        }
+    }
+
     /// Moves the position. What cannot be written now is written with what follows.
     async fn commit(&mut self) -> Result<(), TransportError> {
         while let Some((&partition, place)) = self.movable.first_key_value() {
             match self.reader.commit(place).await {
-                Ok(()) => self.movable.remove(&partition),
+                Ok(()) => {
+                    self.behind = false;
+                    self.movable.remove(&partition)
+                }
                 Err(error) if error.kind == TransportErrorKind::Unavailable => {
-                    warn!("the position stays where it is for now: {error}");
+                    if !std::mem::replace(&mut self.behind, true) {
+                        warn!("the position stays where it is for now: {error}");
+                    }
                     return Ok(());
                 }
                 Err(error) => return Err(error),

@@ -63,6 +63,11 @@ impl RetryPolicy {
     pub(super) fn is_over(self, failing: Duration) -> bool {
         self.give_up.is_some_and(|limit| failing >= limit)
     }
+
+    /// How long an event that fails since so long may still wait: then it is tried for the last time.
+    pub(super) fn left(self, failing: Duration) -> Duration {
+        self.give_up.map_or(Duration::MAX, |limit| limit.saturating_sub(failing))
+    }
 }
 
 /// How long `Retry-After` asks to wait: seconds, or a date in any of HTTP's three forms (RFC 9110,
@@ -131,6 +136,7 @@ mod tests {
     fn an_event_is_given_up_after_its_time_or_never() {
         assert!(!POLICY.is_over(Duration::from_secs(599)));
         assert!(POLICY.is_over(Duration::from_mins(10)));
+        assert_eq!(POLICY.left(Duration::from_secs(590)), Duration::from_secs(10));
         assert!(!RetryPolicy { give_up: None, ..POLICY }.is_over(Duration::MAX));
     }
 

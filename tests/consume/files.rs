@@ -7,7 +7,12 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{Home, event, event_at, events, id, line};
+use amazon_billing_source::{
+    clock::Clock,
+    consume::{Bound, ReadOptions, Reader, Start},
+};
+
+use crate::support::{Home, event, event_at, events, id, line, text};
 
 fn lines(count: u32) -> Vec<String> {
     events(count).into_iter().map(line).collect()
@@ -163,6 +168,56 @@ fn a_growing_file_is_followed_also_into_a_new_one() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let said: Vec<_> = ran.stderr.lines().filter(|line| !line.contains("rotated")).collect();
     assert_eq!(said, [""; 0], "an interrupt ends it without a word");
+}
+
+/// Files that are renamed one after the other while nobody reads on are read one after the other.
+#[tokio::test]
+async fn no_file_is_left_out_however_slowly_it_is_read() {
+    let lines = lines(4_000);
+    let home = Home::local(&lines[..3_000]);
+    let options = ReadOptions {
+        start: Start::Beginning,
+        bound: Bound::Follow,
+        partition: None,
+        name: None,
+        clock: Clock::system(),
+    };
+    let mut reader = Reader::open_file(&home.path("events.jsonl"), options).await.unwrap();
+    for (number, more) in [3_000..3_500, 3_500..4_000].into_iter().enumerate() {
+        fs::rename(home.path("events.jsonl"), home.path(&format!("events.{number}"))).unwrap();
+        home.write("events.jsonl", &text(&lines[more]));
+        // It is looked at once a second while nobody reads on.
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    }
+    for line in &lines {
+        let received = reader.next().await.unwrap().unwrap();
+        assert_eq!(received.bytes(), line.as_bytes());
+    }
+}
+
+/// Whoever does not take what is shown does not keep the program from ending.
+#[test]
+fn a_signal_ends_what_nobody_reads() {
+    for more in [&["--name", "slow"][..], &[]] {
+        let home = Home::local(&lines(20_000));
+        let mut command = home.command(&[&["replay", "--config", "billing.toml"], more].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        crate::pause(std::time::Duration::from_secs(2));
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if std::time::Instant::now() > deadline {
+                child.kill().unwrap();
+                panic!("it does not end: {more:?}");
+            }
+            crate::pause(std::time::Duration::from_millis(20));
+        };
+        assert_eq!(status.code(), Some(0), "{more:?}");
+    }
 }
 
 #[test]

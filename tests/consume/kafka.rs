@@ -361,13 +361,25 @@ async fn tail_follows_over_a_restart_of_the_broker() {
     let all = events(9);
     topic.publish(&all[..3], ContentMode::Binary).await;
     let running = topic.home.start(&["tail", "--from-beginning"]);
+    let group = format!("{}-alerts", topic.name);
+    let named = topic.home.start(&["tail", "--from-beginning", "--name", &group]);
     running.wait_for(3);
+    named.wait_for(3);
     broker.kill();
     broker.restart();
     topic.publish(&all[3..], ContentMode::Binary).await;
     assert_eq!(running.wait_for(9), lines(&all));
-    let ran = running.interrupt();
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    // The group is formed anew: what was not committed by then comes again, and nothing is left out.
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    while named.lines().last() != lines(&all).last() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", named.lines());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for running in [running, named] {
+        let ran = running.interrupt();
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+    assert_eq!(topic.home.run(&["replay", "--name", &group]).fine().stdout, "", "all of it is done with");
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::support::{Home, events, line, text};
+use crate::support::{Home, event_at, events, line, text};
+
+/// Longer than a position is kept back.
+const COMMITTED: std::time::Duration = std::time::Duration::from_millis(1500);
 
 fn lines(count: u32) -> Vec<String> {
     events(count).into_iter().map(line).collect()
@@ -55,6 +58,94 @@ fn after_kill_9_nothing_is_missing() {
     for line in &lines {
         assert!(seen.contains(line), "{line}");
     }
+}
+
+/// Where to begin is asked once. Under a name nothing is passed over for its time, and what lies behind the
+/// end is left for later.
+#[test]
+fn times_are_for_the_first_time() {
+    let at = |service: &str, time: &str| line(event_at("2026-03-01", service, 1, time));
+    let lines = [
+        at("A", "2026-03-02T06:00:00Z"),
+        at("B", "2026-03-02T07:00:00Z"),
+        at("C", "2026-03-02T06:30:00Z"),
+        at("D", "2026-03-02T08:00:00Z"),
+        at("E", "2026-03-02T07:30:00Z"),
+    ];
+    let home = Home::local(&lines[..2]);
+    let since = ["replay", "--name", "alerts", "--since", "2026-03-02T07:00:00Z"];
+    assert_eq!(home.run(&since).fine().lines(), lines[1..2]);
+    home.append("events.jsonl", &text(&lines[2..]));
+    let until = [&since[..], &["--until", "2026-03-02T07:45:00Z"]].concat();
+    assert_eq!(home.run(&until).fine().lines(), lines[2..3]);
+    assert_eq!(home.run(&since).fine().lines(), lines[3..]);
+    let unnamed = ["replay", "--since", "2026-03-02T07:00:00Z", "--until", "2026-03-02T07:45:00Z"];
+    assert_eq!(home.run(&unnamed).fine().lines(), [&*lines[1], &*lines[4]]);
+}
+
+/// A name that was there when the file was renamed is at the beginning of the next one, which may come later.
+#[test]
+fn a_name_follows_from_file_to_file() {
+    let lines = lines(6);
+    let home = Home::local(&lines[..2]);
+    let name = ["replay", "--name", "alerts", "--follow"];
+    let running = home.start(&name);
+    running.wait_for(2);
+    crate::pause(COMMITTED);
+    fs::rename(home.path("events.jsonl"), home.path("events.1")).unwrap();
+    home.write("events.jsonl", "");
+    let position = || fs::read_to_string(home.path("events.jsonl.alerts.position")).unwrap();
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    while !position().contains("\"lines\":0") {
+        assert!(std::time::Instant::now() < deadline, "{}", position());
+        crate::pause(std::time::Duration::from_millis(20));
+    }
+    running.kill();
+    let running = home.start(&name);
+    home.append("events.jsonl", &text(&lines[2..4]));
+    assert_eq!(running.wait_for(2), lines[2..4]);
+    crate::pause(COMMITTED);
+    running.kill();
+    // What was read is gone, and nothing has been published since.
+    let home = Home::local(&lines[..2]);
+    home.run(&["replay", "--name", "alerts"]).fine();
+    fs::remove_file(home.path("events.jsonl")).unwrap();
+    fs::remove_file(home.path("events.jsonl.alerts.position")).unwrap();
+    home.write("events.jsonl.alerts.position", &position());
+    let running = home.start(&name);
+    crate::pause(COMMITTED);
+    home.write("events.jsonl", &text(&lines[4..]));
+    let ran = running.interrupt();
+    assert!(!ran.stderr.contains("the first `run` creates it"), "{}", ran.stderr);
+}
+
+/// The beginning of a file that is gone is not that of the next one: what was in it would be left out.
+#[test]
+fn a_file_that_was_not_begun_is_missed() {
+    let lines = lines(4);
+    let home = Home::local(&[]);
+    let running = home.start(&["replay", "--name", "alerts", "--follow"]);
+    crate::pause(COMMITTED);
+    running.kill();
+    home.append("events.jsonl", &text(&lines[..2]));
+    fs::rename(home.path("events.jsonl"), home.path("events.1")).unwrap();
+    home.write("events.jsonl", &text(&lines[2..]));
+    let ran = home.run(&["replay", "--name", "alerts"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was rotated, replaced or cut since"), "{}", ran.stderr);
+}
+
+/// The last line's end comes after the line was read: it is no line of its own.
+#[test]
+fn a_line_whose_end_comes_later_is_counted_once() {
+    let lines = lines(3);
+    let home = Home::local(&lines[..1]);
+    home.append("events.jsonl", &lines[1]);
+    home.run(&["replay", "--name", "alerts"]).fine();
+    home.append("events.jsonl", &format!("\n{}\n", lines[2]));
+    assert_eq!(home.run(&["replay", "--name", "alerts"]).fine().lines(), lines[2..]);
+    let position = fs::read_to_string(home.path("events.jsonl.alerts.position")).unwrap();
+    assert!(position.contains("\"lines\":3"), "{position}");
 }
 
 #[test]

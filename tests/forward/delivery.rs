@@ -1,6 +1,7 @@
 //! Endpoints that do not take events now, never, or here.
 
 use std::{
+    io::{Read as _, Write as _},
     net::TcpListener,
     time::{Duration, Instant},
 };
@@ -28,6 +29,19 @@ fn what_is_not_taken_now_is_tried_again() {
             ran.stderr
         );
         assert!(ran.stderr.contains("takes events again"), "{}", ran.stderr);
+    }
+}
+
+/// An endpoint that asks for no pause is not asked without end; one that asks for more time than there is
+/// is asked once more when that is over.
+#[test]
+fn retry_after_is_no_way_around_the_pauses() {
+    for (after, attempts) in [("0", 2..=4), ("Sun, 06 Nov 1994 08:49:37 GMT", 2..=4), ("3600", 2..=2)] {
+        let endpoint = Endpoint::start(move |_| answer(503).header("retry-after", after));
+        let home = Home::with(&events(1, 1));
+        let ran = home.run(&["--name", "r", "--endpoint", &endpoint.url(), "--retry-for", "3s", "--once"]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(attempts.contains(&endpoint.calls().len()), "{after}: {}", endpoint.calls().len());
     }
 }
 
@@ -150,10 +164,51 @@ fn an_answer_without_end_is_an_answer() {
     assert!(began.elapsed() < crate::DEADLINE);
 }
 
+/// Nor waited for: what was taken is taken.
+#[test]
+fn an_answer_that_never_ends_is_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 64 * 1024];
+            let read = stream.read(&mut request).unwrap();
+            assert!(read > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").unwrap();
+            open.push(stream);
+        }
+    });
+    let home = Home::with(&events(1, 3));
+    let began = Instant::now();
+    let ran = home.once("n", &url, &["--timeout", "300s"]);
+    assert!(ran.stderr.contains("delivered=3"), "{}", ran.stderr);
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
 const LONG: &str = match std::str::from_utf8(&[b'x'; 1024 * 1024]) {
     Ok(text) => text,
     Err(_) => "",
 };
+
+/// An endpoint that fails again is not ready, however soon after the last time that was told.
+#[test]
+fn readiness_is_never_that_of_before() {
+    let endpoint = Endpoint::start(|call| match call.number {
+        0 => answer(503),
+        1 => taken(),
+        _ => answer(503).header("retry-after", "3600"),
+    });
+    let home = Home::with(&events(3, 1));
+    let args =
+        ["--name", "m", "--endpoint", &endpoint.url(), "--listen", "127.0.0.1:0", "--concurrency", "1"];
+    let running = home.start(&args);
+    let admin = running.admin();
+    eventually("it fails again", || endpoint.calls().len() == 3);
+    eventually("it is failing", || crate::running::get(&admin, "/readyz").0.contains(" 503 "));
+    running.kill();
+}
 
 /// Whether the endpoint is well is told to whoever asks.
 #[test]

@@ -40,10 +40,18 @@ pub(super) fn interview(
     let mut sources = Sources::new(environment());
     let mut answers = from_flags(args, name, Credentials::Default);
     let aws = authenticate(ask, draft, args, handle, &mut sources, &mut answers)?;
-    figures(ask, draft, args, &mut answers)?;
-    if let Some((aws, account)) = &aws {
+    loop {
+        figures(ask, draft, args, &mut answers)?;
+        let Some((_, account)) = &aws else { break };
         let loaded = trial::load(draft, &answers)?;
-        handle.block_on(trial::rivals(&loaded, &answers, account))?;
+        match handle.block_on(trial::rivals(&loaded, &answers, account)) {
+            Ok(()) => break,
+            // Other figures mend a collision.
+            Err(_) if figures_are_asked(args) => {}
+            Err(exit) => return Err(exit.into()),
+        }
+    }
+    if let Some((aws, _)) = &aws {
         query(ask, draft, args, handle, aws, &mut answers)?;
     }
     outputs::output(ask, draft, args, handle, &mut sources, &mut answers)?;
@@ -218,14 +226,16 @@ fn figures(ask: &Ask, draft: &Draft, args: &ConnectArgs, answers: &mut Answers) 
         }
         let Err(error) = draft.load(answers) else { return Ok(()) };
         report(&error, None);
-        let asked =
-            args.aws.granularity.is_empty() || args.aws.group_by.is_none() || args.aws.metrics.is_empty();
         let ours = format!("connections[{}]", draft.names.len());
         // Another grouping mends a collision, but nothing that is wrong elsewhere.
-        if !asked || !error.problems.iter().all(|problem| problem.key.starts_with(&ours)) {
+        if !figures_are_asked(args) || !error.problems.iter().all(|problem| problem.key.starts_with(&ours)) {
             return Err(Exit::Config.into());
         }
     }
+}
+
+const fn figures_are_asked(args: &ConnectArgs) -> bool {
+    args.aws.granularity.is_empty() || args.aws.group_by.is_none() || args.aws.metrics.is_empty()
 }
 
 fn grouping(ask: &Ask, draft: &Draft, answers: &Answers) -> Result<Option<String>, Stop> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::{Span, SpanRelativeTo, Timestamp, civil::Date};
 
 use crate::{
-    commands::{ConfigFiles, filter_args::FilterArgs},
+    commands::{ConfigFiles, date, filter_args::FilterArgs},
     consume::{Bound, ConsumerName, Filter, Start},
     cost::midnight,
 };
@@ -149,8 +149,12 @@ fn instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(instant) = text.parse::<Timestamp>() {
         return Ok(instant);
     }
-    if let Ok(date) = text.parse::<Date>() {
-        return Ok(midnight(date));
+    match date(text) {
+        Ok(date) => return Ok(midnight(date)),
+        Err(_) if text.parse::<Date>().is_ok() => {
+            return Err("its time has no offset this program reads; UTC is written with a `Z`".to_owned());
+        }
+        Err(_) => {}
     }
     let span = text.parse::<Span>().map_err(|_| "it is no time".to_owned())?;
     let ago = span.abs().to_duration(SpanRelativeTo::days_are_24_hours());
@@ -191,6 +195,10 @@ mod tests {
             ("2 hours ago", Some(at("2026-11-25T10:00:00Z"))),
             // The last date there is, whose midnight is out of range.
             ("9999-12-31", Some(Timestamp::MAX)),
+            // Which zone is meant is not guessed, and no time is dropped.
+            ("2026-11-25T06:00:00", None),
+            ("2026-11-25 06:00", None),
+            ("2026-11-25T06:00[Europe/Berlin]", None),
             ("1mo", None),
             ("yesterday", None),
             ("", None),
@@ -222,6 +230,7 @@ mod tests {
             (&["--change", "old"], "[possible values: new, revised, removed]"),
             (&["--granularity", "weekly"], "expected `daily` or `hourly`"),
             (&["--from", "2026-13-01"], "2026-13-01"),
+            (&["--from", "2026-11-01T18:30"], "has a time"),
         ] {
             let problem = meant(flags).unwrap_err();
             assert!(problem.contains(expected), "{flags:?}: {problem}");

@@ -24,7 +24,7 @@ use crate::{
     config::{LocalConfig, TransportConfig},
     consume::{Bound, By, Current, Filter, Place, ReadOptions, Reader, Received, Start},
     exit::{Exit, report},
-    transport::TransportError,
+    transport::{TransportError, TransportErrorKind},
 };
 use args::{Format, ReadArgs, Totals, where_and_what};
 use out::Out;
@@ -108,6 +108,7 @@ struct Tally {
 async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let Plan { output, options, filter, limit, mut show, all } = plan;
     let named = options.name.is_some();
+    let following = options.bound == Bound::Follow;
     let partitioned = has_partitions(&output);
     let reader = tokio::select! {
         reader = Reader::open(&output, options) => reader,
@@ -122,6 +123,7 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let mut tally = Tally::default();
     let mut position = Unwritten::default();
     let mut exit = Exit::Done;
+    let mut whole = false;
     while limit.is_none_or(|limit| tally.shown < limit) && !shutdown.is_cancelled() && !out.is_broken() {
         let next = if let Some(received) = reader.at_hand() {
             Ok(Some(received))
@@ -132,21 +134,27 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
             let settled = if named {
                 position.settle(&mut reader, &mut out, &shutdown).await
             } else {
-                out.pass().await;
+                pass(&mut out, &shutdown).await;
                 Ok(())
             };
-            if let Err(error) = settled {
+            if let Err(error) = settled
+                && !(following && position.waits_for(&error))
+            {
                 exit = failed(&error);
                 break;
             }
             tokio::select! {
                 next = reader.next() => next,
                 () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(COMMIT), if position.is_behind() => continue,
             }
         };
         let received = match next {
             Ok(Some(received)) => received,
-            Ok(None) => break,
+            Ok(None) => {
+                whole = true;
+                break;
+            }
             Err(error) => {
                 exit = failed(&error);
                 break;
@@ -158,15 +166,20 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
             position.note(received.place);
         }
         if out.is_full() {
-            out.pass().await;
+            pass(&mut out, &shutdown).await;
         }
         if named
             && position.is_due()
             && let Err(error) = position.settle(&mut reader, &mut out, &shutdown).await
+            && !(following && position.waits_for(&error))
         {
             exit = failed(&error);
             break;
         }
+    }
+    if shutdown.is_cancelled() && !whole && matches!(show, Show::Current { .. }) {
+        report(&"it was ended before everything was read: there are no figures", None);
+        exit = Exit::Failed;
     }
     if exit == Exit::Done
         && let Err(problem) = show.end(&mut out.buffer)
@@ -191,6 +204,15 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
         info!(read = tally.read, shown = tally.shown, "read back");
     }
     exit.max(written)
+}
+
+/// Hands over what is buffered, or is told to stop: what is left is for the end.
+async fn pass(out: &mut Out, shutdown: &CancellationToken) {
+    tokio::select! {
+        biased;
+        () = out.pass() => {}
+        () = shutdown.cancelled() => {}
+    }
 }
 
 fn has_partitions(config: &TransportConfig) -> bool {
@@ -239,11 +261,13 @@ fn failed(error: &TransportError) -> Exit {
 struct Unwritten {
     places: BTreeMap<i32, Place>,
     since: std::time::Instant,
+    /// It could not be committed, and that was told.
+    told: bool,
 }
 
 impl Default for Unwritten {
     fn default() -> Self {
-        Self { places: BTreeMap::new(), since: std::time::Instant::now() }
+        Self { places: BTreeMap::new(), since: std::time::Instant::now(), told: false }
     }
 }
 
@@ -254,6 +278,19 @@ impl Unwritten {
 
     fn is_due(&self) -> bool {
         self.since.elapsed() >= COMMIT
+    }
+
+    fn is_behind(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// Whether an error passes once the output is back; the position is where it was until then.
+    fn waits_for(&mut self, error: &TransportError) -> bool {
+        let passes = error.kind == TransportErrorKind::Unavailable;
+        if passes && !std::mem::replace(&mut self.told, true) {
+            warn!("the position stays where it is for now: {error}");
+        }
+        passes
     }
 
     /// Commits once everything is written out: a position never moves over an event that was not
@@ -268,9 +305,11 @@ impl Unwritten {
         if !out.settle(shutdown).await {
             return Ok(());
         }
-        while let Some((_, place)) = self.places.pop_first() {
-            reader.commit(&place).await?;
+        while let Some(entry) = self.places.first_entry() {
+            reader.commit(entry.get()).await?;
+            entry.remove();
         }
+        self.told = false;
         Ok(())
     }
 }

@@ -57,13 +57,16 @@ impl Out {
         self.chunks.is_closed()
     }
 
-    /// Hands over what is buffered.
+    /// Hands over what is buffered. Dropped before its end, it has done nothing.
     pub(super) async fn pass(&mut self) {
         if self.buffer.is_empty() {
             return;
         }
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(2 * CHUNK));
-        self.passed += u64::from(self.chunks.send(chunk).await.is_ok());
+        // Nothing is taken out of the buffer before there is room: this may be dropped while it waits.
+        if let Ok(room) = self.chunks.reserve().await {
+            room.send(std::mem::replace(&mut self.buffer, Vec::with_capacity(2 * CHUNK)));
+            self.passed += 1;
+        }
     }
 
     /// Waits until everything is written; false where it is not.

@@ -56,7 +56,15 @@ impl Local {
     /// As [`Local::connect`].
     pub async fn examine(config: &LocalConfig) -> Result<Vec<String>, TransportError> {
         if store::exists(&config.state)? {
-            return Self::connect(config)?.check().await;
+            return match &config.output {
+                // Rotated away, perhaps: the next event creates it, as whoever runs.
+                Some(path) if !path.exists() => {
+                    let output = output::probe(path)?;
+                    let connections = Store::open(&config.state)?.connections()?.len();
+                    Ok(vec![state_fact(connections), output])
+                }
+                _ => Self::connect(config)?.check().await,
+            };
         }
         let state = store::probe(&config.state)?;
         let output = match &config.output {
@@ -144,7 +152,7 @@ impl Transport for Local {
             let connections = inner.store.connections()?.len();
             let waiting = inner.store.outbox()?.len();
             Ok(vec![
-                format!("the state is writable and holds {connections} connections"),
+                state_fact(connections),
                 format!("output `{}` can be written, {waiting} events wait for it", inner.output.name()),
             ])
         })
@@ -162,6 +170,10 @@ impl Transport for Local {
     fn name(&self) -> &'static str {
         "local"
     }
+}
+
+fn state_fact(connections: usize) -> String {
+    format!("the state is writable and holds {connections} connections")
 }
 
 /// Reads a state file beside the process that may be running on it.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::{File, OpenOptions, TryLockError},
-    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -90,12 +90,18 @@ impl Output {
                 if length < log.end {
                     tracing::warn!(path = %log.path.display(), "the output was cut by somebody else; going on where it ends now");
                     log.end = length;
-                } else if length > log.end {
-                    // Half a line of an attempt that failed.
-                    log.file.set_len(log.end)?;
                 }
                 log.file.seek(SeekFrom::Start(log.end))?;
-                log.file.write_all(&bytes)?;
+                // Of an attempt that failed. Whoever follows the file has read it: it stays.
+                let mut there = Vec::new();
+                (&log.file).take(bytes.len() as u64).read_to_end(&mut there)?;
+                let kept = there.iter().zip(&bytes).take_while(|(there, ours)| there == ours).count();
+                let written = log.end + kept as u64;
+                if length > written {
+                    log.file.set_len(written)?;
+                }
+                log.file.seek(SeekFrom::Start(written))?;
+                log.file.write_all(&bytes[kept..])?;
                 log.file.sync_data()?;
                 log.end += bytes.len() as u64;
                 log.written.extend(pending.iter().map(|event| event.id.clone()));

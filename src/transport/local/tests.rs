@@ -160,6 +160,32 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
     }
 }
 
+/// An attempt that failed in the middle, and the next one of the same process: what is there is completed,
+/// and what is none of ours is replaced.
+#[tokio::test]
+async fn a_write_that_failed_is_gone_on_with() {
+    for (kept, garbage) in [(0, ""), (1, ""), (300, ""), (300, "\0\0\0"), (0, "x"), (usize::MAX, "")] {
+        let folder = Folder::new();
+        let local = Local::connect(&folder.config()).unwrap();
+        local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
+        let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
+        let line = |outgoing: Outgoing| (outgoing.record, structured_json(outgoing.event).unwrap());
+        let events: Vec<_> = batch.events.into_iter().map(line).collect();
+        let mut whole = fs::read(folder.path("out.jsonl")).unwrap();
+        let mut there = whole.clone();
+        let new: Vec<u8> = events.iter().flat_map(|(_, line)| [line, &b"\n"[..]].concat()).collect();
+        whole.extend(&new);
+        there.extend(&new[..kept.min(new.len())]);
+        there.extend(garbage.as_bytes());
+        lock(&local.0).unwrap().store.commit(&batch.scope, &batch.connection, &events).unwrap();
+        fs::write(folder.path("out.jsonl"), there).unwrap();
+        local.recover(&scope(), &mut Ledger::new()).await.unwrap();
+        assert_eq!(fs::read(folder.path("out.jsonl")).unwrap(), whole, "{kept} {garbage:?}");
+        local.recover(&scope(), &mut Ledger::new()).await.unwrap();
+        assert_eq!(fs::read(folder.path("out.jsonl")).unwrap(), whole, "{kept} {garbage:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_rotated_or_cut_under_a_running_process_is_followed() {
     let folder = Folder::new();

@@ -164,8 +164,9 @@ impl Source {
                 Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId)
                     if self.joined =>
                 {
-                    debug!(%error, "not committed: the group shares its partitions out anew");
-                    Ok(())
+                    // Once that is done the partition is this member's again, or no longer its business.
+                    let message = format!("could not {what}: the group shares its partitions out anew");
+                    Err(TransportError::new(Kind::Unavailable, message))
                 }
                 Some(Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress) => {
                     let message = format!("could not {what}: members of that group are reading");
