@@ -68,7 +68,7 @@ pub struct WindowPoll<'a, T> {
     spent_before: Spent,
     /// What the budget held before this poll.
     left: Allowance,
-    /// When the claim was last written.
+    /// When the claim was last known to be written.
     claimed_at: Instant,
     requests: u32,
     pages: u32,
@@ -148,8 +148,16 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             if let Some(claim) = &mut self.state.claim {
                 claim.renewed += 1;
             }
-            if let ControlFlow::Break(outcome) = self.store_claim().await? {
-                return Ok(ControlFlow::Break(outcome));
+            let stored = self.store(Vec::new(), self.state.clone()).await;
+            self.claimed_at = Instant::now();
+            match stored {
+                Ok(_) => {}
+                Err(error) if is_doubt(error.kind) => {
+                    if !self.recover(&error).await? {
+                        return Ok(ControlFlow::Break(Outcome::Claimed));
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -189,13 +197,9 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         if let Some(claim) = &mut self.state.claim {
             claim.reserved = wanted;
         }
-        self.store_claim().await
-    }
-
-    async fn store_claim(&mut self) -> Result<ControlFlow<Outcome>, TransportError> {
-        // Whoever sees it, sees it later than this.
+        let stored = self.store(Vec::new(), self.state.clone()).await;
         self.claimed_at = Instant::now();
-        match self.store(Vec::new(), self.state.clone()).await {
+        match stored {
             Ok(_) => Ok(ControlFlow::Continue(())),
             Err(error) if is_doubt(error.kind) => Ok(ControlFlow::Break(Outcome::Claimed)),
             Err(error) => Err(error),
@@ -363,22 +367,26 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     self.context.metrics.failed("publish", error.kind.name());
                     warn!(connection = self.context.connection.name, attempt, "{error}; recovering");
                     attempt += 1;
-                    self.sightings.lose();
-                    if error.kind == TransportErrorKind::Regressed {
-                        self.ledger.clear();
-                    }
-                    let window = self.window;
-                    let transport = self.context.transport;
-                    let state = transport.recover_window(&self.scope, self.ledger, &|_| window).await?;
-                    if state.claim.as_ref().map(|claim| &claim.token)
-                        != self.state.claim.as_ref().map(|claim| &claim.token)
-                    {
+                    if !self.recover(&error).await? {
                         return Ok(ControlFlow::Break(Outcome::Claimed));
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Looks up in the log what came of something; false where another process has the poll by now.
+    async fn recover(&mut self, error: &TransportError) -> Result<bool, TransportError> {
+        self.sightings.lose();
+        if error.kind == TransportErrorKind::Regressed {
+            self.ledger.clear();
+        }
+        let window = self.window;
+        let transport = self.context.transport;
+        let state = transport.recover_window(&self.scope, self.ledger, &|_| window).await?;
+        let token = |state: &ConnectionState| state.claim.as_ref().map(|claim| claim.token.clone());
+        Ok(token(&state) == token(&self.state))
     }
 
     async fn publish_changes(

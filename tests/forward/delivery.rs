@@ -173,7 +173,7 @@ fn an_answer_that_never_ends_is_an_answer() {
         let mut open = Vec::new();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut request = [0; 64 * 1024];
+            let mut request = vec![0; 64 * 1024];
             let read = stream.read(&mut request).unwrap();
             assert!(read > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").unwrap();
@@ -184,7 +184,7 @@ fn an_answer_that_never_ends_is_an_answer() {
     let began = Instant::now();
     let ran = home.once("n", &url, &["--timeout", "300s"]);
     assert!(ran.stderr.contains("delivered=3"), "{}", ran.stderr);
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
 }
 
 const LONG: &str = match std::str::from_utf8(&[b'x'; 1024 * 1024]) {

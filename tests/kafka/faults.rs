@@ -61,7 +61,7 @@ fn kill_at(proxied: &Proxied, home: &Home, name: &str, place: Place) {
 async fn killed_at_every_named_place_every_change_comes_once() {
     let proxied = Proxied::start("").await;
     let home = Home::new(behind(&proxied, "crash"), 12).await;
-    home.write_config("1h", "1s", None, &[DEFAULT_ACCOUNT]);
+    home.write_config("1h", "2m", None, &[DEFAULT_ACCOUNT]);
     assert_eq!(home.once(), Some(0), "{}", home.log());
     for (name, place) in POINTS {
         let before = home.committed().len();
@@ -82,7 +82,7 @@ async fn without_transactions_a_kill_between_events_and_state_repeats_them() {
     let proxied = Proxied::start("").await;
     let kafka = KafkaConfig { delivery: DeliveryMode::AtLeastOnce, ..behind(&proxied, "crash-control") };
     let home = Home::new(kafka, 12).await;
-    home.write_config("1h", "1s", None, &[DEFAULT_ACCOUNT]);
+    home.write_config("1h", "2m", None, &[DEFAULT_ACCOUNT]);
     assert_eq!(home.once(), Some(0), "{}", home.log());
     home.advance(SignedDuration::from_hours(13));
     kill_at(&proxied, &home, "events stored", Place::After(Api::Produce, 2));

@@ -260,7 +260,7 @@ async fn a_handshake_that_is_cut_is_no_refusal() {
     config.bootstrap_servers = address;
     refused("cut", &config, Kind::Unavailable, "handshake", "security.protocol").await;
     let coming = tokio::time::sleep(Duration::from_secs(3));
-    let (_, outcome) = tokio::join!(
+    let ((), outcome) = tokio::join!(
         async {
             coming.await;
             up.store(true, Ordering::SeqCst);

@@ -203,7 +203,7 @@ async fn the_documented_permissions_of_readers_suffice_and_each_is_needed() {
             let (output, _) = once(&logged_in(user), arguments).await;
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(output.status.success(), "{version} {user}: {said}");
-            output.stdout.iter().filter(|byte| **byte == b'\n').count()
+            String::from_utf8(output.stdout).unwrap().lines().count()
         };
         let all = &["replay", "--format", "lines"][..];
         let books = &["replay", "--format", "lines", "--name", "books"][..];
