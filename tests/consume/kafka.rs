@@ -382,6 +382,36 @@ async fn tail_follows_over_a_restart_of_the_broker() {
     assert_eq!(topic.home.run(&["replay", "--name", &group]).fine().stdout, "", "all of it is done with");
 }
 
+/// An end that lies ahead comes while events do: everything stored before it is read, and nothing behind it.
+#[tokio::test]
+async fn an_end_to_come_loses_nothing() {
+    let topic = Topic::new("ahead", 3).await;
+    let all = events(400);
+    let until = (amazon_billing_source::clock::Clock::system().now() + jiff::SignedDuration::from_secs(6))
+        .to_string();
+    let mut running = topic.home.start(&["replay", "--until", &until]);
+    for few in all.chunks(8) {
+        topic.publish(few, ContentMode::Binary).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let ran = running.ended();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let ended: Vec<_> = topic
+        .home
+        .run(&["replay", "--until", &until])
+        .fine()
+        .lines()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let mut seen: Vec<_> = ran.lines().iter().map(ToString::to_string).collect();
+    let mut expected = ended;
+    assert!(!expected.is_empty() && expected.len() < all.len(), "{}", expected.len());
+    seen.sort();
+    expected.sort();
+    assert!(seen == expected, "{} of {}", seen.len(), expected.len());
+}
+
 #[tokio::test]
 async fn a_topic_that_is_deleted_ends_what_follows_it() {
     let topic = Topic::new("deleted", 1).await;

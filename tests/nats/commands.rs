@@ -102,6 +102,25 @@ async fn what_is_dangerous_is_put_right_by_the_printed_command() {
 }
 
 #[tokio::test]
+async fn a_bucket_is_put_right_by_the_printed_commands() {
+    let server = Server::start(newest());
+    run(&server, "nats kv add BILLING_STATE --ttl 1h --max-value-size 1000 --max-bucket-size 100000").await;
+    let mut before = usize::MAX;
+    loop {
+        let (output, _) = once(&table(&server, "create_stream = true"), &["check", "--connect"]).await;
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}");
+        let commands: Vec<_> =
+            printed(&said).into_iter().filter(|line| line.starts_with("nats kv edit")).collect();
+        let Some(command) = commands.first() else { break };
+        assert!(commands.len() < before, "{said}");
+        before = commands.len();
+        run(&server, command).await;
+    }
+    assert!(before < usize::MAX, "nothing was found");
+}
+
+#[tokio::test]
 async fn a_foreign_message_is_removed_by_the_printed_command() {
     let server = Server::start(newest());
     let mut poller = Poller::new(server.transport());

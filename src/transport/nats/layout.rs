@@ -205,6 +205,18 @@ pub(super) fn judge_bucket(config: &NatsConfig, got: &Value, clustered: bool) ->
     if got["storage"] == "memory" {
         find(format!("bucket `{bucket}` lies in memory: a restart of the servers forgets what was spent"));
     }
+    // A connection's state has a few kilobytes; with many rows missing at once a quarter of a megabyte.
+    for (limit, least, flag) in
+        [("max_msg_size", 512 << 10, "max-value-size"), ("max_bytes", 8 << 20, "max-bucket-size")]
+    {
+        let set = got[limit].as_i64().unwrap_or(-1);
+        if (0..least).contains(&set) {
+            find(format!(
+                "bucket `{bucket}` has `{limit}` {set}, and a connection's state may grow beyond that: `nats kv edit \
+                 {bucket} --{flag}=-1`"
+            ));
+        }
+    }
     let replicas = got["num_replicas"].as_i64().unwrap_or(0);
     if clustered && replicas < 3 {
         find(format!(

@@ -184,15 +184,22 @@ impl Source {
     }
 
     /// The first offset stored at a time or later, by partition; the end where there is none.
-    fn at_time(&self, partitions: &[i32], time: Timestamp) -> Result<Offsets, TransportError> {
+    /// Asked by a client that reads nothing yet: to ask, its queue is emptied.
+    fn at_time(
+        &self,
+        asking: &BaseConsumer<Context>,
+        partitions: &[i32],
+        time: Timestamp,
+    ) -> Result<Offsets, TransportError> {
         let what = format!("find the offsets of {time} in topic `{}`", self.topic);
         let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
         let times = self.list(&partitions.iter().map(|partition| (*partition, millis)).collect())?;
-        let found = self.consumer.offsets_for_times(times, REQUEST).map_err(|e| self.fail(&what, &e))?;
+        self.clients.metadata(asking, &self.topic)?;
+        let found = asking.offsets_for_times(times, REQUEST).map_err(|e| self.fail(&what, &e))?;
         let found = self.offsets(&found);
         let mut offsets = Offsets::new();
         for partition in partitions {
-            let (low, end) = self.range(*partition)?;
+            let (low, end) = self.clients.watermarks(asking, &self.topic, *partition)?;
             offsets.insert(*partition, found.get(partition).map_or(end, |at| (*at).clamp(low, end.max(low))));
         }
         Ok(offsets)
@@ -221,7 +228,7 @@ impl Reading {
         let now = options.clock.now();
         let ends = match options.bound {
             Bound::End => Some(ends(&source, &partitions)?),
-            Bound::Until(time) if time <= now => Some(source.at_time(&partitions, time)?),
+            Bound::Until(time) if time <= now => Some(source.at_time(&source.consumer, &partitions, time)?),
             Bound::Follow | Bound::Until(_) => None,
         };
         let committed = match &options.name {
@@ -292,8 +299,13 @@ impl Reading {
             if let (None, Bound::Until(time)) = (&self.ends, self.options.bound)
                 && self.options.clock.now() >= time
             {
-                self.ends = Some(source.at_time(&self.partitions, time)?);
-                progress = Instant::now();
+                let other = source.clients.committed()?;
+                match source.at_time(&other, &self.partitions, time) {
+                    Ok(ends) => (self.ends, progress) = (Some(ends), Instant::now()),
+                    // As whatever comes until then is waited for.
+                    Err(error) if error.kind == Kind::Unavailable => debug!("{error}; asking again"),
+                    Err(error) => return Err(error),
+                }
             }
             if let Some(ends) = &self.ends {
                 let position =

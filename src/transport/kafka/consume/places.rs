@@ -106,7 +106,7 @@ pub(super) fn begin(
     }
     let topic = &source.topic;
     match start {
-        Start::Time(time) => source.at_time(partitions, time),
+        Start::Time(time) => source.at_time(&source.consumer, partitions, time),
         Start::End => ends(source, partitions),
         Start::Beginning => {
             partitions.iter().map(|partition| Ok((*partition, source.range(*partition)?.0))).collect()
