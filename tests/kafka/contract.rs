@@ -156,6 +156,34 @@ async fn a_zombies_records_are_aborted_and_invisible() {
     }
 }
 
+/// A topic that has records, none of them ours: others' events, their transactions' markers, aborted ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_others_is_no_lost_state() {
+    let config = config(Broker::shared(), "others");
+    create_topic(&config.bootstrap_servers, &config.topic, 3, &[]).await;
+    let other: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("transactional.id", "other-program")
+        .create()
+        .unwrap();
+    other.init_transactions(Duration::from_secs(20)).unwrap();
+    for (partition, commit) in [(0, true), (1, false), (0, false)] {
+        other.begin_transaction().unwrap();
+        let record = FutureRecord::to(&config.topic).partition(partition).key("other").payload("hello");
+        other.send(record, Duration::from_secs(10)).await.unwrap();
+        if commit {
+            other.commit_transaction(Duration::from_secs(10)).unwrap();
+        } else {
+            other.abort_transaction(Duration::from_secs(10)).unwrap();
+        }
+    }
+    let mut process = Process::new(&config);
+    let started = std::time::Instant::now();
+    process.recover().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    process.publish(&[change("Tax", 1)]).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn scopes_do_not_disturb_each_other() {
     let config = config(Broker::shared(), "scopes");
