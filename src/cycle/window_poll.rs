@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{Timestamp, civil::Date};
+use jiff::{SignedDuration, Timestamp, civil::Date};
 use tracing::{error, trace, warn};
 use uuid::Uuid;
 
@@ -189,7 +189,20 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         if !left.covers(wanted) {
             // Of a poll under way that is one more page, whatever was to be reserved ahead.
             let needed = if self.requests > 0 { self.requests + 1 } else { wanted };
-            let until = budget_resets_at(now, context.budget, &spent, needed);
+            let resets_at = budget_resets_at(now, context.budget, &spent, needed);
+            // What others have reserved ahead they may not need.
+            let others = connections.iter().filter(|(id, _)| *id != self.scope);
+            let made = others.map(|(_, state)| match &state.claim {
+                Some(claim) => state.spent.without(claim.reserved),
+                None => state.spent,
+            });
+            let made: Vec<_> = made.chain([self.spent_before]).collect();
+            let until = if Allowance::left(context.budget, now, &made).covers(needed) {
+                let ttl = SignedDuration::try_from(context.poll.claim_ttl).unwrap_or(SignedDuration::MAX);
+                now.checked_add(ttl).unwrap_or(Timestamp::MAX).min(resets_at)
+            } else {
+                resets_at
+            };
             return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed }));
         }
         self.state.spent = self.spent_before;

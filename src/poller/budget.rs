@@ -33,6 +33,16 @@ impl Spent {
         self.total += u64::from(requests);
     }
 
+    /// Without the newest ones, of which it is not known yet whether they are made.
+    #[must_use]
+    pub const fn without(self, requests: u32) -> Self {
+        Self {
+            today: self.today.saturating_sub(requests),
+            month: self.month.saturating_sub(requests),
+            ..self
+        }
+    }
+
     /// Requests so far on the day and in the month of an instant, UTC.
     pub fn at(&self, now: Timestamp) -> (u32, u32) {
         let now = utc_date(now);
@@ -109,6 +119,8 @@ mod tests {
         spent.add(at("2026-04-01T00:00:00Z"), 2);
         assert_eq!(spent.at(at("2026-04-02T00:00:00Z")), (0, 2));
         assert_eq!(spent.total, 6);
+        assert_eq!(spent.without(1).at(at("2026-04-01T00:00:00Z")), (1, 1));
+        assert_eq!(spent.without(3).at(at("2026-04-01T00:00:00Z")), (0, 0));
     }
 
     #[test]
