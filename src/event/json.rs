@@ -1,5 +1,7 @@
 //! JSON written straight to its text: what is written per row needs no tree and no escaping.
 
+use wide::u8x16;
+
 /// A JSON object being written; its members come in the order of the calls.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
@@ -85,9 +87,9 @@ pub(crate) fn put_text(json: &mut Vec<u8>, text: &str) {
 /// Whether a text within quotes stands for itself.
 fn is_plain(text: &[u8]) -> bool {
     let (words, rest) = text.as_chunks();
-    let mut word = [b' '; 8];
+    let mut word = [b' '; WORD];
     word[..rest.len()].copy_from_slice(rest);
-    words.iter().chain([&word]).all(|word| plain_bytes(*word) == 8)
+    words.iter().chain([&word]).all(|word| plain_bytes(*word) == WORD)
 }
 
 /// How many bytes within a string stand for themselves before the first that does not: a quote, a
@@ -98,26 +100,23 @@ pub(crate) fn plain_run(bytes: &[u8]) -> usize {
     while let Some(word) = bytes[at..].first_chunk() {
         let plain = plain_bytes(*word);
         at += plain;
-        if plain < 8 {
+        if plain < WORD {
             return at;
         }
     }
     at + bytes[at..].iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)).count()
 }
 
-/// The same of eight bytes, at once.
-const fn plain_bytes(bytes: [u8; 8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH: u64 = ONES * 0x80;
-    let bytes = u64::from_le_bytes(bytes);
-    let quote = bytes ^ (ONES * b'"' as u64);
-    let backslash = bytes ^ (ONES * b'\\' as u64);
-    // A byte that is too small borrows from its high bit, and perhaps from those behind it; one that had
-    // it set before is large.
-    let small = (quote.wrapping_sub(ONES) & !quote)
-        | (backslash.wrapping_sub(ONES) & !backslash)
-        | (bytes.wrapping_sub(ONES * 0x20) & !bytes);
-    (small & HIGH).trailing_zeros() as usize / 8
+/// So many bytes are looked at together.
+const WORD: usize = 16;
+
+/// The same of a word, at once.
+#[inline]
+fn plain_bytes(bytes: [u8; WORD]) -> usize {
+    let bytes = u8x16::new(bytes);
+    let small = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    let special = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | small;
+    (special.to_bitmask() | 1 << WORD).trailing_zeros() as usize
 }
 
 #[cfg(test)]
