@@ -188,6 +188,9 @@ impl Ledger {
                 .map(|(_, amount)| Figure { value: amount.value(), unit: self.names.intern(amount.unit()) })
                 .collect(),
         };
+        if self.index.len() == self.index.capacity() {
+            self.grow_index();
+        }
         let (rows, hasher) = (&self.rows, &self.hasher);
         let entry = self.index.entry(
             row.hash(hasher),
@@ -212,6 +215,17 @@ impl Ledger {
                 self.rows.push(row);
             }
         }
+    }
+
+    /// Doubles the index in the order of the rows: in its own, every row is a miss of the cache.
+    fn grow_index(&mut self) {
+        let (rows, hasher) = (&self.rows, &self.hasher);
+        let hash = |row: &Row| row.hash(hasher);
+        let mut index = HashTable::with_capacity(2 * rows.len());
+        for (position, row) in (0_u32..).zip(rows) {
+            index.insert_unique(hash(row), position, |&position| hash(&rows[position as usize]));
+        }
+        self.index = index;
     }
 
     fn position(&self, period: Period, service: NameId, group: NameId) -> Option<u32> {
