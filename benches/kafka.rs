@@ -207,7 +207,9 @@ async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: usize,
                         outgoing.record.period.label(),
                         outgoing.record.service
                     );
-                    let value = outgoing.record.to_json();
+                    let mut record = outgoing.record;
+                    record.place = Some((0, 1_234_567));
+                    let value = record.to_json();
                     (encode(outgoing.event, Binding::Kafka, ContentMode::Binary).unwrap(), key, value)
                 })
                 .collect();
@@ -229,8 +231,7 @@ async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: usize,
                 .payload(&event.payload)
                 .headers(headers);
             waiting.push(used.send_result(record).map_err(|(e, _)| e).unwrap());
-            let headers = OwnedHeaders::new().insert(Header { key: "event", value: Some("0/1234567") });
-            let record = FutureRecord::to(&state).partition(0).key(&**key).payload(&**value).headers(headers);
+            let record = FutureRecord::to(&state).partition(0).key(&**key).payload(&**value);
             waiting.push(used.send_result(record).map_err(|(e, _)| e).unwrap());
         }
         for delivery in waiting {

@@ -155,6 +155,7 @@ impl Outgoing {
                 group: change.key.group.map(Into::into),
                 statement: change.statement(),
                 event_id,
+                place: None,
             },
             expected: 0,
         }

@@ -4,6 +4,8 @@
 //! Every step says `None` of anything else, which is then read as JSON: what is accepted, and what is
 //! refused in which words, is up to that.
 
+use std::str::FromStr;
+
 use crate::event::plain_run;
 
 /// What is left to read of a record.
@@ -36,7 +38,7 @@ impl<'a> Scan<'a> {
     }
 
     /// A whole number.
-    pub(crate) fn number(&mut self) -> Option<u32> {
+    pub(crate) fn number<N: FromStr>(&mut self) -> Option<N> {
         let end = self.0.bytes().position(|byte| !byte.is_ascii_digit())?;
         let (digits, rest) = self.0.split_at(end);
         self.0 = rest;

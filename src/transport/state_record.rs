@@ -11,7 +11,7 @@ use super::Scan;
 use crate::{
     cost::{Amount, Amounts, CostKey, CostMetric, Period, parse_instant},
     dedup::{Statement, Status},
-    event::{Object, put_text},
+    event::{Object, put_number, put_text},
 };
 
 /// The version this program writes and the newest it reads.
@@ -30,6 +30,8 @@ pub struct StateRecord {
     pub statement: Statement,
     /// The newest event's id.
     pub event_id: Uuid,
+    /// Where that event lies, partition and offset, where it is kept apart from its state.
+    pub place: Option<(i32, u64)>,
 }
 
 /// A record this version cannot read.
@@ -63,6 +65,9 @@ struct Stored<'a> {
     status: Cow<'a, str>,
     observed_at: Timestamp,
     event_id: Uuid,
+    /// `[3, 17]`.
+    #[serde(default)]
+    place: Option<(i32, u64)>,
 }
 
 /// Metric, amount, unit.
@@ -96,6 +101,11 @@ impl StateRecord {
 
     /// As stored.
     pub fn to_json(&self) -> String {
+        self.to_json_at(self.place)
+    }
+
+    /// The same, once it is known where its event lies.
+    pub(crate) fn to_json_at(&self, place: Option<(i32, u64)>) -> String {
         let statement = &self.statement;
         let mut json = Vec::with_capacity(320);
         let mut record = Object::open(&mut json);
@@ -123,6 +133,14 @@ impl StateRecord {
             .text("status", statement.status.name())
             .text("observedAt", &statement.observed_at.to_string())
             .text("eventId", self.event_id.hyphenated().encode_lower(&mut id));
+        if let Some((partition, offset)) = place {
+            let place = record.value("place");
+            place.push(b'[');
+            put_number(place, i64::from(partition));
+            place.push(b',');
+            put_number(place, i64::try_from(offset).unwrap_or(i64::MAX));
+            place.push(b']');
+        }
         record.close();
         String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
@@ -147,9 +165,15 @@ impl StateRecord {
         let status = Status::from_name(scan.skip(r#","status":""#)?.text()?)?;
         let observed_at = parse_instant(scan.skip(r#","observedAt":""#)?.text()?)?;
         let event_id = Uuid::try_parse(scan.skip(r#","eventId":""#)?.text()?).ok()?;
+        let mut place = None;
+        if scan.skips(r#","place":["#) {
+            let partition = scan.number()?;
+            place = Some((partition, scan.skip(",")?.number()?));
+            scan.skip("]")?;
+        }
         scan.end("}")?;
         let statement = Statement { revision, amounts, estimated, status, observed_at };
-        Some(Self { period, service, group, statement, event_id })
+        Some(Self { period, service, group, statement, event_id, place })
     }
 
     /// Any record, and why a text is none.
@@ -186,6 +210,7 @@ impl StateRecord {
                 observed_at: stored.observed_at,
             },
             event_id: stored.event_id,
+            place: stored.place,
         })
     }
 }
@@ -217,6 +242,7 @@ mod tests {
                 observed_at: "2026-03-02T00:00:01Z".parse().unwrap(),
             },
             event_id: Uuid::nil(),
+            place: None,
         }
     }
 
@@ -226,6 +252,11 @@ mod tests {
         let json = record().to_json();
         insta::assert_snapshot!(json, @r#"{"version":1,"period":"2026-03-01T05","service":"EC2 - Other","group":"","revision":7,"amounts":[["AmortizedCost","-0.0000000289","USD"],["UnblendedCost","-0.0000000289","USD"]],"estimated":false,"status":"removed","observedAt":"2026-03-02T00:00:01Z","eventId":"00000000-0000-0000-0000-000000000000"}"#);
         assert_eq!(StateRecord::from_json(&json), Ok(record()));
+        let json = record().to_json_at(Some((5, 4_294_967_296)));
+        assert!(json.ends_with(r#"-000000000000","place":[5,4294967296]}"#), "{json}");
+        let placed = StateRecord { place: Some((5, 4_294_967_296)), ..record() };
+        assert_eq!(StateRecord::as_written(&json), Some(placed.clone()));
+        assert_eq!(placed.to_json(), json);
     }
 
     /// What is written in another way is the same record, and what is nearly one is none.
@@ -233,10 +264,11 @@ mod tests {
     fn a_record_is_the_same_however_it_is_read() {
         let mut plain = record();
         let mut many = record();
+        let placed = StateRecord { place: Some((0, 17)), ..record() };
         plain.group = None;
         plain.service = "Data \"Transfer\" \\ Ünï".into();
         many.statement.amounts.clear();
-        for record in [record(), plain, many] {
+        for record in [record(), plain, many, placed] {
             let json = record.to_json();
             let tree: serde_json::Value = serde_json::from_str(&json).unwrap();
             assert_eq!(StateRecord::from_json(&json), Ok(record.clone()), "{json}");

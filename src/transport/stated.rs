@@ -110,6 +110,7 @@ impl<'a> StatedData<'a> {
                 observed_at,
             },
             event_id,
+            place: None,
         }
     }
 }

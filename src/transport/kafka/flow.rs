@@ -16,7 +16,7 @@ use rdkafka::{
 use super::{
     Inner,
     producer::{Acknowledgement, Producer, is_too_large, send},
-    record::{EVENT_HEADER, RecordKey},
+    record::RecordKey,
 };
 use crate::{
     event::{Binding, ContentMode, Event, WireMessage, encode},
@@ -209,13 +209,10 @@ impl<'a> Flow<'a> {
         self.failure.get_or_insert(error);
     }
 
-    fn send_state(&self, index: usize, (partition, offset): (i32, u64)) -> Result<(), KafkaError> {
+    fn send_state(&self, index: usize, place: (i32, u64)) -> Result<(), KafkaError> {
         let record = &self.records[index];
-        let place = format!("{partition}/{offset}");
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: EVENT_HEADER, value: Some(place.as_bytes()) });
-        let (key, value) = (RecordKey::of(self.scope, record).to_json(), record.to_json());
-        let record = self.state_record(self.records.len() + index).key(&key).payload(&value).headers(headers);
+        let (key, value) = (RecordKey::of(self.scope, record).to_json(), record.to_json_at(Some(place)));
+        let record = self.state_record(self.records.len() + index).key(&key).payload(&value);
         send(self.producer, record, self.deadline)
     }
 

@@ -37,13 +37,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
-    message::{BorrowedMessage, Headers as _},
 };
 
 use client::Clients;
 use context::Context;
 use producer::Producer;
-use record::{EVENT_HEADER, Read, Wanted, partition_of};
+use record::{Read, Wanted, partition_of};
 use spare::Spares;
 use topics::Layout;
 use view::View;
@@ -250,11 +249,12 @@ impl Inner {
             until,
             || self.fence_quietly(scope),
             Wanted::KeysOf(scope),
-            |offset, read, event| {
+            |offset, read| {
                 match read {
                     Read::Key { record, .. } => {
                         // An event old enough to be deleted is no lost one; one behind the end is.
-                        let stored = event
+                        let stored = record
+                            .place
                             .is_none_or(|(at, event)| event_ends.get(&at).is_some_and(|end| event < *end));
                         if stored {
                             ledger.apply(&record.key(), &record.statement);
@@ -333,7 +333,7 @@ impl Inner {
     /// Learns the connections' records of a partition that are committed by now.
     fn scan(&self, partition: i32) -> Result<(), TransportError> {
         let from = self.view().scanned(partition);
-        let note = |offset, read, _| {
+        let note = |offset, read| {
             if let Read::Connection { scope, record } = read {
                 self.view().note(scope, offset, *record);
             }
@@ -351,7 +351,7 @@ impl Inner {
         Ok(Until::ProvenEnd { low, end })
     }
 
-    /// Gives each record behind `from` to `each`, with the place of its event; returns the end.
+    /// Gives each record behind `from` to `each`; returns the end.
     fn read(
         &self,
         partition: i32,
@@ -359,7 +359,7 @@ impl Inner {
         until: Until,
         stalled: impl FnMut(),
         wanted: Wanted<'_>,
-        mut each: impl FnMut(u64, Read, Option<(i32, u64)>) -> Result<(), TransportError>,
+        mut each: impl FnMut(u64, Read) -> Result<(), TransportError>,
     ) -> Result<u64, TransportError> {
         let topic = &*self.config.state_topic;
         let (low, mut end) = match until {
@@ -395,7 +395,7 @@ impl Inner {
                 let place = format_args!("{topic}/{partition}/{}", message.offset());
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
                 match record::read(place, message.key(), message.payload(), wanted)? {
-                    Some(read) => each(offset, read, event_place(message)),
+                    Some(read) => each(offset, read),
                     None => Ok(()),
                 }
             },
@@ -433,7 +433,7 @@ impl Inner {
         let layout = self.layout()?;
         let mut records: BTreeMap<String, BTreeMap<String, StateRecord>> = BTreeMap::new();
         for partition in 0..layout.state_partitions {
-            let note = |offset, read, _| {
+            let note = |offset, read| {
                 match read {
                     Read::Key { scope, record } => {
                         let key =
@@ -455,12 +455,4 @@ impl Inner {
             })
             .collect())
     }
-}
-
-/// Where the event of a key's record lies.
-fn event_place(message: &BorrowedMessage<'_>) -> Option<(i32, u64)> {
-    let headers = message.headers()?;
-    let header = headers.iter().find(|header| header.key == EVENT_HEADER)?;
-    let (partition, offset) = std::str::from_utf8(header.value?).ok()?.split_once('/')?;
-    Some((partition.parse().ok()?, offset.parse().ok()?))
 }

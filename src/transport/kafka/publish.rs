@@ -140,7 +140,7 @@ impl Inner {
         {
             return Ok(());
         }
-        let look = |offset, read, _| match read {
+        let look = |offset, read| match read {
             Read::Connection { scope, .. } if scope != batch.scope => Ok(()),
             _ => {
                 let message =

@@ -17,9 +17,6 @@ use crate::{
 /// The version of connection records this program writes, and the newest it reads.
 const VERSION: u32 = 1;
 
-/// The header of a key's record that names where its event lies: `partition/offset`.
-pub(super) const EVENT_HEADER: &str = "event";
-
 /// What a record is about: compaction keeps the newest of each.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
