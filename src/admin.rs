@@ -41,16 +41,6 @@ impl Readiness {
         }
     }
 
-    /// Notes the health a connection begins with, unless something newer is known.
-    pub fn started(&self, connection: &str, health: Health) {
-        if let Ok(mut connections) = self.0.lock() {
-            let known = connections.entry(connection.to_owned()).or_insert(Health::Starting);
-            if *known == Health::Starting {
-                *known = health;
-            }
-        }
-    }
-
     /// Whether every connection is ready, and a line about each.
     pub fn report(&self) -> (bool, String) {
         let Ok(connections) = self.0.lock() else { return (false, "unknown\n".to_owned()) };

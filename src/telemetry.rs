@@ -44,6 +44,10 @@ pub enum LogFormat {
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     // The client of NATS tells every connection at INFO, and the transport tells what matters.
     let quiet = if filter.contains("async_nats") { "" } else { ",async_nats=warn" };
+    // A word that is no level is a target to the filter, of which then all is shown and of others nothing.
+    if let Some(word) = filter.split(',').map(str::trim).find(|part| !part.is_empty() && is_no_level(part)) {
+        return Err(format!("the log filter `{filter}` cannot be read: `{word}` is no level"));
+    }
     let filter = EnvFilter::builder()
         .parse(format!("aws_=error,{filter}{quiet}"))
         .map_err(|e| format!("the log filter `{filter}` cannot be read: {e}"))?;
@@ -60,6 +64,11 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
         tracing::debug!("logs were set up before");
     }
     Ok(())
+}
+
+/// Whether a part of a filter is a bare word that is no level.
+fn is_no_level(part: &str) -> bool {
+    !part.contains(['=', '[']) && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err()
 }
 
 /// One log line on its way to stderr. On a terminal it takes the place of a progress bar, which is

@@ -30,12 +30,8 @@ const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs until done or shut down.
 pub(super) async fn run<T: Transport>(shared: Arc<Shared<T>>, connection: ConnectionConfig) -> End {
-    let aws = match CostExplorer::connect(&connection, &shared.http, shared.world.clock.clone()).await {
-        Ok(aws) => aws,
-        Err(error) => return fetch_end(&shared, &connection, error),
-    };
-    let account = match account(&shared, &connection, &aws).await {
-        Ok(Some(account)) => account,
+    let (aws, account) = match account(&shared, &connection).await {
+        Ok(Some(known)) => known,
         Ok(None) => return End::Stopped,
         Err(error) => return fetch_end(&shared, &connection, error),
     };
@@ -59,10 +55,12 @@ pub(super) async fn run<T: Transport>(shared: Arc<Shared<T>>, connection: Connec
     let work = Work {
         shared: &shared,
         context,
-        aws: &aws,
+        aws,
         scope: &scope,
         ledger: Ledger::new(),
         watch: ClaimWatch::new(),
+        refused: BTreeMap::new(),
+        polled: false,
     };
     let result = match shared.mode {
         Mode::Once => work.once().await,
@@ -80,11 +78,15 @@ pub(super) async fn run<T: Transport>(shared: Arc<Shared<T>>, connection: Connec
 struct Work<'a, T> {
     shared: &'a Shared<T>,
     context: Context<'a, T>,
-    aws: &'a CostExplorer,
+    aws: CostExplorer,
     /// Held during a cycle.
     scope: &'a Mutex<()>,
     ledger: Ledger,
     watch: ClaimWatch,
+    /// What an operator must look at, by granularity, until a poll of it is complete.
+    refused: BTreeMap<Granularity, &'static str>,
+    /// This process has polled: what the state says of polls before is no longer news.
+    polled: bool,
 }
 
 impl<T: Transport> Work<'_, T> {
@@ -141,6 +143,7 @@ impl<T: Transport> Work<'_, T> {
                 }
                 let Some(report) = self.cycle(&due, When::Due).await? else { return Ok(now) };
                 self.finish(&report);
+                self.renew(&report).await;
                 for poll in &report.polled {
                     match poll.retry_at {
                         Some(retry) => waits.insert(poll.granularity, retry),
@@ -191,27 +194,44 @@ impl<T: Transport> Work<'_, T> {
             turn = turn => turn,
         };
         let (context, ledger, watch) = (&self.context, &mut self.ledger, &mut self.watch);
-        cycle::run(context, self.aws, ledger, watch, granularities, when, shutdown).await.map(Some)
+        cycle::run(context, &self.aws, ledger, watch, granularities, when, shutdown).await.map(Some)
     }
 
     /// What the state says of earlier polls, for metrics and health.
-    fn tell(&self, state: &ConnectionState) {
+    fn tell(&mut self, state: &ConnectionState) {
         let connection = self.context.connection;
-        let polls = connection.granularity.iter().map(|granularity| state.poll(*granularity));
-        let failures = polls.map(|poll| poll.failures).fold(0, u32::saturating_add);
         // Of several granularities the one that is behind counts: the other must not hide it.
-        if let Some(since) = state.complete_since(&connection.granularity) {
-            self.shared.world.metrics.succeeded(&connection.name, since);
+        let since = state.complete_since(&connection.granularity);
+        self.shared.world.metrics.succeeded(&connection.name, since.unwrap_or(Timestamp::UNIX_EPOCH));
+        // Perhaps another process has completed it.
+        self.refused.retain(|granularity, _| state.poll(*granularity).failures > 0);
+        let failed = connection.granularity.iter().any(|granularity| state.poll(*granularity).failures > 0);
+        self.tell_health(failed && !self.polled);
+    }
+
+    fn tell_health(&self, failed_before: bool) {
+        self.health(match self.refused.values().next() {
+            Some(kind) => Health::Failing((*kind).to_owned()),
+            None if failed_before => Health::Failing("the last poll failed".to_owned()),
+            None => Health::Ready,
+        });
+    }
+
+    /// Credentials are looked up anew after AWS has refused them: what a profile held when it was first
+    /// read stays in the client that read it.
+    async fn renew(&mut self, report: &CycleReport) {
+        let denied = |poll: &cycle::Polled| matches!(&poll.outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Denied);
+        if report.polled.iter().any(denied) {
+            let clock = self.shared.world.clock.clone();
+            match CostExplorer::connect(self.context.connection, &self.shared.http, clock).await {
+                Ok(aws) => self.aws = aws,
+                Err(error) => warn!(connection = self.context.connection.name, "{error}"),
+            }
         }
-        let health = match failures {
-            0 => Health::Ready,
-            _ => Health::Failing("the last poll failed".to_owned()),
-        };
-        self.shared.world.readiness.started(&connection.name, health);
     }
 
     /// One line for people and the health of the connection, after a cycle.
-    fn finish(&self, report: &CycleReport) {
+    fn finish(&mut self, report: &CycleReport) {
         if report.polled.iter().all(|poll| matches!(poll.outcome, Outcome::NotDue | Outcome::Claimed)) {
             return;
         }
@@ -232,15 +252,20 @@ impl<T: Transport> Work<'_, T> {
             let hint = "AWS answered with an older date than before: harmless once, else ask what answers";
             warn!(connection, rows = counts.stale, hint, "rows older than what was published were left out");
         }
-        let failing = report.polled.iter().find_map(|poll| match &poll.outcome {
-            Outcome::Failed(error)
-                if matches!(error.kind, FetchErrorKind::Denied | FetchErrorKind::Invalid) =>
-            {
-                Some(error.kind.name())
+        self.polled = true;
+        for poll in &report.polled {
+            match &poll.outcome {
+                Outcome::Failed(error)
+                    if matches!(error.kind, FetchErrorKind::Denied | FetchErrorKind::Invalid) =>
+                {
+                    self.refused.insert(poll.granularity, error.kind.name());
+                }
+                Outcome::Complete => drop(self.refused.remove(&poll.granularity)),
+                // What was refused before is not mended by a budget that is spent.
+                _ => {}
             }
-            _ => None,
-        });
-        self.health(failing.map_or(Health::Ready, |kind| Health::Failing(kind.to_owned())));
+        }
+        self.tell_health(false);
     }
 
     fn health(&self, health: Health) {
@@ -248,21 +273,27 @@ impl<T: Transport> Work<'_, T> {
     }
 }
 
-/// The paying account. `None`: shut down while asking.
+/// A client, and the paying account. `None`: shut down while asking.
 async fn account<T: Transport>(
     shared: &Shared<T>,
     connection: &ConnectionConfig,
-    aws: &CostExplorer,
-) -> Result<Option<String>, FetchError> {
+) -> Result<Option<(CostExplorer, String)>, FetchError> {
     let mut pause = FIRST_PAUSE;
     loop {
+        // Each time a client of its own: one that did not find its credentials does not look again.
+        let ask = async {
+            let clock = shared.world.clock.clone();
+            let aws = CostExplorer::connect(connection, &shared.http, clock).await?;
+            let account = aws.account_id().await?;
+            Ok((aws, account))
+        };
         let asked = tokio::select! {
             biased;
             () = shared.shutdown.cancelled() => return Ok(None),
-            asked = aws.account_id() => asked,
+            asked = ask => asked,
         };
         match asked {
-            Ok(account) => return Ok(Some(account)),
+            Ok(known) => return Ok(Some(known)),
             Err(error) if shared.mode == Mode::Once => return Err(error),
             Err(error) => {
                 let hint = error.hint.as_deref().unwrap_or_default();

@@ -99,7 +99,7 @@ async fn connections(config: &Config, query: bool) -> Exit {
             for granularity in &connection.granularity {
                 exit = exit.max(match reach::query(&aws, *granularity, config.poll.settle_days).await {
                     Ok(answer) => say("ok", &format!("connection `{name}`: {answer}")),
-                    Err(error) => failed(&error),
+                    Err(error) => failed(&error).min(Exit::Failed),
                 });
             }
         }

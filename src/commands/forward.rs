@@ -27,14 +27,17 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   # Every event, to a function; started again, it goes on where it stopped
-  amazon-billing-source forward --name finance --endpoint https://example.com/events
+  amazon-billing-source forward --config billing.toml --name finance \\
+    --endpoint https://example.com/events
 
   # What was restated, in signed batches; what is refused goes to a file
-  amazon-billing-source forward --name restated --endpoint https://example.com/ingest \\
+  amazon-billing-source forward --config billing.toml --name restated \\
+    --endpoint https://example.com/ingest \\
     --change revised --mode batch --secret-file whsec.txt --dead-letter refused.jsonl
 
   # What is there now, then an end
-  amazon-billing-source forward --name trial --endpoint http://127.0.0.1:8080/ --once";
+  amazon-billing-source forward --config billing.toml --name trial \\
+    --endpoint http://127.0.0.1:8080/ --once";
 
 /// Holds secrets, a line each, where `--secret-file` is not given.
 const SECRET_VARIABLE: &str = "BILLING_SOURCE_FORWARD_SECRET";

@@ -35,7 +35,7 @@ Examples:
 pub struct PlanArgs {
     #[command(flatten)]
     files: ConfigFiles,
-    /// What was really spent, from the state; reaches the output
+    /// What polls and backfills really spent, from the state; reaches the output
     #[arg(long)]
     actual: bool,
     /// Reach the output for the pages that were seen so far

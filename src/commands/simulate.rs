@@ -26,7 +26,8 @@ Examples:
   # A company's bill, with the books of today
   amazon-billing-source simulate
 
-  # On a port of the system's choice, from the end of January on, an hour a second
+  # On a port of the system's choice, from the end of January on, an hour a second; for clients that
+  # ask for those days, which `run` does not
   amazon-billing-source simulate --listen 127.0.0.1:0 --start 2026-01-31T12:00:00Z --speed 3600
 
   # The next two requests are throttled

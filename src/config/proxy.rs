@@ -15,6 +15,8 @@ impl HttpsProxy {
     /// `HTTPS_PROXY` or else `ALL_PROXY`, in capitals or not, with `NO_PROXY`.
     pub(crate) fn of_environment() -> Option<Self> {
         let url = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])?;
+        // As every other program takes it: `proxy.example:3128`.
+        let url = if url.contains("://") { url } else { format!("http://{url}") };
         Some(Self { url: url.into(), except: first(&["NO_PROXY", "no_proxy"]).unwrap_or_default() })
     }
 }

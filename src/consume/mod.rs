@@ -345,7 +345,7 @@ impl Reader {
 
 fn not_kept() -> TransportError {
     TransportError::new(Kind::Rejected, "the events went to stdout, which cannot be read back").with_hint(
-        "set `local.output` to a file; what was redirected to a file can be read with `replay --file FILE`",
+        "name the configuration with `--config`, or set `local.output` in it to a file; what was redirected to a file can be read with `replay --file FILE`",
     )
 }
 

@@ -5,18 +5,36 @@
 
 use std::time::{Duration, Instant};
 
-use crate::dedup::Claim;
+use crate::dedup::{Claim, ConnectionState};
 
 /// Remembers since when a rival's claim has stood unchanged.
 #[derive(Debug, Default)]
 pub struct ClaimWatch {
     seen: Option<(Claim, Instant)>,
+    /// The token of a claim of this process whose poll ended with the output out of reach, and how many
+    /// requests were made under it.
+    unsettled: Option<(String, u32)>,
 }
 
 impl ClaimWatch {
     /// Nothing seen yet.
     pub const fn new() -> Self {
-        Self { seen: None }
+        Self { seen: None, unsettled: None }
+    }
+
+    /// Notes that a poll of this process could not be ended in the log.
+    pub fn leave(&mut self, made: Option<(String, u32)>) {
+        self.unsettled = made;
+    }
+
+    /// Counts what was really spent in place of what such a poll had reserved, where its claim is the
+    /// latest still.
+    pub fn settle(&mut self, state: &mut ConnectionState) {
+        if let (Some((token, made)), Some(claim)) = (self.unsettled.take(), &state.claim)
+            && *token == claim.token
+        {
+            state.spent = state.spent.without(claim.reserved.saturating_sub(made));
+        }
     }
 
     /// Whether the connection may be claimed by this instance now.
@@ -49,6 +67,24 @@ impl ClaimWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_reserved_and_not_made_is_given_back_once() {
+        let now = "2026-03-01T00:00:00Z".parse().unwrap();
+        let mut state = ConnectionState::default();
+        state.spent.add(now, 15);
+        let claim = Claim { instance: "a".to_owned(), token: "1".to_owned(), reserved: 12, renewed: 0 };
+        state.claim = Some(claim);
+        let mut watch = ClaimWatch::new();
+        watch.leave(Some(("another".to_owned(), 1)));
+        watch.settle(&mut state);
+        assert_eq!(state.spent.at(now), (15, 15));
+        watch.leave(Some(("1".to_owned(), 2)));
+        watch.settle(&mut state);
+        assert_eq!((state.spent.at(now), state.spent.total), ((5, 5), 5));
+        watch.settle(&mut state);
+        assert_eq!(state.spent.at(now), (5, 5));
+    }
 
     #[test]
     fn a_rivals_claim_is_void_only_after_standing_still() {

@@ -5,6 +5,7 @@
 
 mod changes;
 mod claim;
+mod failure;
 #[cfg(test)]
 mod model;
 mod month;
@@ -14,12 +15,12 @@ pub use claim::ClaimWatch;
 pub use month::{MonthRead, Reread, read_month};
 pub use window_poll::WindowPoll;
 
-use std::{ops::ControlFlow, time::Duration};
+use std::ops::ControlFlow;
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::{Timestamp, ToSpan as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{
     clock::Clock,
@@ -207,7 +208,9 @@ async fn poll<T: Transport>(
 ) -> Result<(Outcome, Option<Timestamp>), TransportError> {
     let started = context.clock.now();
     let window_of = |state: &ConnectionState| window_of(granularity, started, context.poll, state);
-    let state = context.transport.recover_window(&context.factory.scope().id(), ledger, &window_of).await?;
+    let mut state =
+        context.transport.recover_window(&context.factory.scope().id(), ledger, &window_of).await?;
+    watch.settle(&mut state);
     let due_at = state.due_at(granularity, context.poll.interval, started);
     if when == When::Due && due_at.is_some_and(|at| started < at) {
         return Ok((Outcome::NotDue, None));
@@ -218,8 +221,25 @@ async fn poll<T: Transport>(
     let window = window_of(&state);
     let pages = state.poll(granularity).pages;
     let mut poll = WindowPoll::new(context, ledger, state, window);
+    let ended = poll_window(context, aws, &mut poll, (window, started, pages.max(1)), report, shutdown).await;
+    if ended.is_err() {
+        watch.leave(poll.made());
+    }
+    report.counts += poll.counts();
+    report.pages += poll.pages();
+    ended
+}
 
-    if let ControlFlow::Break(outcome) = poll.claim(pages.max(1)).await? {
+/// From the claim to the end of one window's poll.
+async fn poll_window<T: Transport>(
+    context: &Context<'_, T>,
+    aws: &CostExplorer,
+    poll: &mut WindowPoll<'_, T>,
+    (window, started, expected): (Window, Timestamp, u32),
+    report: &mut CycleReport,
+    shutdown: &CancellationToken,
+) -> Result<(Outcome, Option<Timestamp>), TransportError> {
+    if let ControlFlow::Break(outcome) = poll.claim(expected).await? {
         // Nothing was asked: a budget that is raised is believed at the next start.
         let until = match outcome {
             Outcome::BudgetSpent { until, .. } => Some(until),
@@ -227,19 +247,16 @@ async fn poll<T: Transport>(
         };
         return Ok((outcome, until));
     }
-    let (outcome, requests) = read_pages(context, aws, &mut poll, window, shutdown).await?;
+    let (outcome, requests) = read_pages(context, aws, poll, window, shutdown).await?;
     report.requests += requests;
-    let (outcome, retry_at) = match outcome {
-        Outcome::Claimed => (Outcome::Claimed, None),
-        Outcome::Complete => (poll.complete(started).await?, None),
+    match outcome {
+        Outcome::Claimed => Ok((Outcome::Claimed, None)),
+        Outcome::Complete => Ok((poll.complete(started).await?, None)),
         outcome => {
-            let retry_at = poll.fail(&outcome, started).await?;
-            (outcome, retry_at)
+            let retry_at = poll.fail(&outcome, context.clock.now()).await?;
+            Ok((outcome, retry_at))
         }
-    };
-    report.counts += poll.counts();
-    report.pages += poll.pages();
-    Ok((outcome, retry_at))
+    }
 }
 
 /// Asks for the pages of a claimed window, one after the other, and publishes each. Returns how that
@@ -263,11 +280,11 @@ async fn read_pages<T: Transport>(
                     page = aws.page(&window, token.as_deref()) => Some(page),
                 }
             };
-            let answer = poll.renewing(asked).await?;
+            let answer = poll.renewing(asked).await;
             let requests = aws.take_spent();
             poll.spent(requests);
             spent += requests;
-            let page = match answer {
+            let page = match answer? {
                 ControlFlow::Break(outcome) => break 'query outcome,
                 ControlFlow::Continue(None) => break 'query Outcome::Interrupted,
                 ControlFlow::Continue(Some(Ok(page))) => page,
@@ -277,6 +294,9 @@ async fn read_pages<T: Transport>(
                     debug!(%error, "the window is read again from its first page");
                     restarted = true;
                     poll.restart();
+                    if let ControlFlow::Break(outcome) = poll.reserve_another().await? {
+                        break 'query outcome;
+                    }
                     continue 'query;
                 }
                 ControlFlow::Continue(Some(Err(error))) => break 'query Outcome::Failed(error),
@@ -349,17 +369,10 @@ fn log_failure<T>(context: &Context<'_, T>, granularity: Granularity, outcome: &
                 "the request budget does not hold the poll; no request before `until`"
             );
         }
-        Outcome::Claimed => info!(connection, %granularity, "another process has this poll"),
+        // Once a second, as long as that one takes.
+        Outcome::Claimed => debug!(connection, %granularity, "another process has this poll"),
         Outcome::Complete | Outcome::NotDue | Outcome::Interrupted => {}
     }
-}
-
-/// When to try again after so many failures in a row: a minute, doubled each time, from ten minutes
-/// where the failure was paid for; never later than the interval.
-fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Timestamp {
-    let base = Duration::from_secs(if paid { 600 } else { 60 });
-    let pause = base.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(interval);
-    now.checked_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
 }
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.
@@ -388,25 +401,6 @@ fn all_spent(scope: &str, own: &Spent, connections: &[(String, ConnectionState)]
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_double_and_never_pass_the_interval() {
-        let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
-        let eight_hours = Duration::from_hours(8);
-        for (failures, paid, interval, minutes) in [
-            (1, false, eight_hours, 1),
-            (2, false, eight_hours, 2),
-            (4, false, eight_hours, 8),
-            (1, true, eight_hours, 10),
-            (3, true, eight_hours, 40),
-            (40, false, eight_hours, 480),
-            (u32::MAX, true, eight_hours, 480),
-            (1, false, Duration::from_mins(1), 1),
-        ] {
-            let expected = now.checked_add(SignedDuration::from_mins(minutes)).unwrap();
-            assert_eq!(retry_at(now, failures, paid, interval), expected, "{failures} {paid}");
-        }
-    }
 
     #[test]
     fn a_spent_budget_resets_with_the_day_or_the_month() {

@@ -1,26 +1,21 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
 //! The reading of a month by a backfill is one too; it leaves what polls remember as it is.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, ops::ControlFlow, pin::pin, time::Instant};
 
 use jiff::{SignedDuration, Timestamp, civil::Date};
-use tracing::{error, trace, warn};
+use tracing::{debug, error, trace, warn};
 use uuid::Uuid;
 
 use super::{
     Context, Outcome, all_spent, budget_resets_at,
     changes::{classify_page, retraction},
-    retry_at,
+    failure::note_failure,
 };
 use crate::{
     dedup::{
         Change, Claim, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState, PollState,
-        Sightings, ZeroRows,
+        Sightings, Status, ZeroRows,
     },
     poller::{Allowance, FetchError, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
@@ -152,6 +147,10 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             self.claimed_at = Instant::now();
             match stored {
                 Ok(_) => {}
+                // It only saves money, and AWS is being paid: whether it still holds, publishing tells.
+                Err(error) if error.kind == TransportErrorKind::Unavailable => {
+                    debug!(connection = self.context.connection.name, "a claim was not renewed: {error}");
+                }
                 Err(error) if is_doubt(error.kind) => {
                     if !self.recover(&error).await? {
                         return Ok(ControlFlow::Break(Outcome::Claimed));
@@ -264,7 +263,17 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         };
         let judgement = match self.purpose {
             Purpose::Month { polled: true, .. } => Judgement::default(),
-            Purpose::Poll => self.sightings.judge(self.ledger, &before, MISSING_OF_A_POLL),
+            Purpose::Poll => {
+                let mut judged = self.sightings.judge(self.ledger, &before, MISSING_OF_A_POLL);
+                // One more look back for a row whose period is over; not for ever, where nothing is
+                // listed any more that would tell.
+                let last = self.state.poll(granularity).last_complete;
+                let due = Window::due(granularity, started, self.context.poll.settle_days, last);
+                judged.missing.retain(|row| {
+                    !before.contains(row) || row.key().is_some_and(|key| due.contains(key.period))
+                });
+                judged
+            }
             Purpose::Month { .. } => self.sightings.judge(self.ledger, &before, MISSING_OF_A_MONTH),
         };
         let gone: Vec<_> =
@@ -308,10 +317,12 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     ) -> Result<Option<Timestamp>, TransportError> {
         let mut closing = self.settled();
         let (paid, pages) = (self.requests > 0, self.pages);
+        let knows_rows =
+            self.ledger.rows().any(|(_, row)| row.status() == Status::Live && row.within(&self.window));
         let retry = match self.purpose {
             Purpose::Poll => {
                 let poll = closing.poll_mut(self.window.granularity());
-                note_failure(poll, outcome, now, paid, pages, self.context.poll.interval)
+                note_failure(poll, outcome, (now, paid, pages), knows_rows, self.context.poll.interval)
             }
             // Whoever asked for the month decides when to ask again.
             Purpose::Month { first, .. } => match outcome {
@@ -334,6 +345,11 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The claim, and how many requests were made under it.
+    pub fn made(&self) -> Option<(String, u32)> {
+        self.state.claim.as_ref().map(|claim| (claim.token.clone(), self.requests))
     }
 
     /// How many pages have come.
@@ -455,31 +471,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
             self.context.metrics.published(self.context.transport.name(), count, started.elapsed());
         }
         Ok(deliveries)
-    }
-}
-
-/// Notes how a poll failed; returns when to try again.
-fn note_failure(
-    poll: &mut PollState,
-    outcome: &Outcome,
-    now: Timestamp,
-    paid: bool,
-    pages: u32,
-    interval: Duration,
-) -> Option<Timestamp> {
-    match outcome {
-        Outcome::Interrupted => None,
-        Outcome::BudgetSpent { until, .. } => {
-            // The next attempt knows how much it needs before it begins.
-            poll.pages = poll.pages.max(pages + 1);
-            Some(*until)
-        }
-        _ => {
-            poll.failures = poll.failures.saturating_add(1);
-            let retry = retry_at(now, poll.failures, paid, interval);
-            poll.retry_at = paid.then_some(retry);
-            Some(retry)
-        }
     }
 }
 

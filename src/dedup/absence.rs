@@ -102,8 +102,15 @@ impl Sightings {
             missing_before.iter().filter_map(|row| ledger.find(&row.key()?)).map(RowId::index).collect();
         let mut judgement = Judgement::default();
         let mut left = most;
-        if self.hollow || self.lost {
-            judgement.missing = missing_before.to_vec();
+        if self.lost {
+            // Which of them were listed is not known any more: they are to be missing twice anew.
+            return judgement;
+        }
+        if self.hollow {
+            let seen = |row: &&MissingRow| {
+                row.key().and_then(|key| ledger.find(&key)).is_some_and(|id| self.has_seen(id))
+            };
+            judgement.missing = missing_before.iter().filter(|row| !seen(row)).cloned().collect();
             return judgement;
         }
         for (id, row) in ledger.rows().take(self.known) {
@@ -306,8 +313,9 @@ mod tests {
         assert!(!note(&b, &ledger));
         sightings.lose();
         assert!(sightings.note(a.period, ledger.find(&a.key())), "the ledger was read anew");
+        // Whether it was listed is not known any more: it is to be missing twice anew.
         let before = [MissingRow::of(&a.key())];
-        assert_eq!(sightings.judge(&ledger, &before, usize::MAX).missing, before);
+        assert_eq!(sightings.judge(&ledger, &before, usize::MAX), Judgement::default());
     }
 
     #[test]

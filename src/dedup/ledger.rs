@@ -265,7 +265,7 @@ impl<'a> Published<'a> {
     }
 
     /// Whether the key's period was asked for.
-    pub(super) fn within(&self, window: &Window) -> bool {
+    pub(crate) fn within(&self, window: &Window) -> bool {
         self.row.granularity == window.granularity()
             && (window.from.hours()..window.until.hours()).contains(&self.row.hours)
     }

@@ -39,6 +39,7 @@ impl Spent {
         Self {
             today: self.today.saturating_sub(requests),
             month: self.month.saturating_sub(requests),
+            total: self.total.saturating_sub(requests as u64),
             ..self
         }
     }

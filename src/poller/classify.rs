@@ -149,7 +149,12 @@ fn service_error(answer: &Answer<'_>, asked: &Asked<'_>) -> FetchError {
         "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" | "NotAuthorized" => {
             (Denied, Some(hints::denied(text, asked)))
         }
-        "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => (Denied, Some(hints::expired(asked))),
+        "ExpiredTokenException" | "ExpiredToken" => (Denied, Some(hints::expired(asked))),
+        // Its time stamp is too old, as AWS's clock has it.
+        "RequestExpired" => (Denied, Some(hints::bad_signature(asked))),
+        "RequestTimeoutException" | "RequestTimeout" | "RequestAbortedException" => {
+            (Unavailable, Some(hints::aws_trouble()))
+        }
         "UnrecognizedClientException" | "InvalidClientTokenId" | "InvalidAccessKeyId" => {
             (Denied, Some(hints::unknown_key(asked)))
         }

@@ -150,7 +150,9 @@ fn minutes(span: SignedDuration) -> String {
 }
 
 pub(super) fn unsigned() -> String {
-    "remove the proxy that takes the `Authorization` header off requests, or let it pass".to_owned()
+    "check `access_key_id`, which is perhaps none (they begin with `AKIA` or `ASIA`); or let the proxy pass the \
+     `Authorization` header that it takes off requests"
+        .to_owned()
 }
 
 /// `ValidationException` and its like: the configuration asks for what AWS does not take.

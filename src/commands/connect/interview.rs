@@ -63,12 +63,16 @@ pub(super) fn interview(
 }
 
 fn name(ask: &Ask, draft: &Draft, args: &ConnectArgs) -> Result<String, Stop> {
+    let named = |name: &str| from_flags(args, name.to_owned(), Credentials::Default);
     if let Some(name) = &args.aws.name {
+        if let Some(problem) = draft.problem(&named(name), "name") {
+            report(&format!("`--name {name}`: {problem}"), Some("choose another name"));
+            return Err(Exit::Config.into());
+        }
         return Ok(name.clone());
     }
     let free = |number: usize| if number == 1 { "main".to_owned() } else { format!("main-{number}") };
     let default = (1..1000).map(free).find(|name| !draft.names.contains(name));
-    let named = |name: &str| from_flags(args, name.to_owned(), Credentials::Default);
     ask.text("Name of the connection", default.as_deref(), |name| draft.problem(&named(name), "name"))
 }
 

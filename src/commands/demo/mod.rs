@@ -213,6 +213,14 @@ async fn play<T: Transport>(
         report(&error, error.hint.as_deref());
         return Exit::from(&error);
     }
+    // Invented figures beside real ones could not be taken back.
+    let others = transport.connections().await.unwrap_or_default();
+    if let Some((_, other)) = others.iter().find(|(_, state)| state.name != connection.name) {
+        let message =
+            format!("the output holds events of connection `{}`: no invented ones are added", other.name);
+        report(&message, Some("give the demonstration an output of its own"));
+        return Exit::Config;
+    }
     let paced = stage.style == Style::People && !args.fast;
     let polls = u32::try_from(script.polls.len()).unwrap_or(u32::MAX).max(1);
     let mut audience = Audience::new(stage.style, &connection, &factory, &ledger);

@@ -82,7 +82,7 @@ fn source(settings: SourceSettings, problems: &mut Problems) -> Option<SourceCon
 
 fn poll(settings: &PollSettings, problems: &mut Problems) -> Option<PollConfig> {
     let interval = duration("poll.interval", &settings.interval, Duration::from_secs(1), problems);
-    let claim_ttl = duration("poll.claim_ttl", &settings.claim_ttl, Duration::from_nanos(1), problems);
+    let claim_ttl = duration("poll.claim_ttl", &settings.claim_ttl, Duration::from_secs(1), problems);
     let grace = duration("poll.grace", &settings.grace, Duration::from_nanos(1), problems);
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if settings.instance.len() > 64 || !settings.instance.bytes().all(fine) {

@@ -164,7 +164,7 @@ async fn credentials_that_are_refused() {
     );
     insta::assert_snapshot!(daily("MissingAuthenticationTokenException", "Missing Authentication Token").await, @"
         denied MissingAuthenticationTokenException: could not read daily costs from 2026-03-01 to 2026-03-16 for connection `main`: AWS answered `MissingAuthenticationTokenException`: Missing Authentication Token (request id 11111111-2222)
-        hint: remove the proxy that takes the `Authorization` header off requests, or let it pass
+        hint: check `access_key_id`, which is perhaps none (they begin with `AKIA` or `ASIA`); or let the proxy pass the `Authorization` header that it takes off requests
         1 attempts, 0 to pay
         ");
 }

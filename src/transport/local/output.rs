@@ -167,6 +167,9 @@ impl LogFile {
             log.file.sync_data().map_err(error)?;
         }
         if noted.is_none() {
+            if length == 0 && !store.is_new()? {
+                tracing::warn!(path = %path.display(), "the events so far went to another output; what changes from now on goes to this one");
+            }
             store.set_position(&log.name, log.end)?;
         }
         Ok(log)
