@@ -308,6 +308,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_bare_word_of_a_filter_is_a_level() {
+        for (part, wrong) in [
+            ("info", false),
+            ("DEBUG", false),
+            ("off", false),
+            ("inof", true),
+            ("amazon_billing_source=debug", false),
+            ("[span]=info", false),
+        ] {
+            assert_eq!(is_no_level(part), wrong, "{part}");
+        }
+    }
+
+    #[test]
     fn metrics_have_the_documented_names() {
         let metrics = Metrics::new();
         metrics.polled("main", Granularity::Daily, "complete");

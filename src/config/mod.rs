@@ -107,6 +107,8 @@ fn resolve(
     if !problems.is_empty() {
         return Err(problems.into_error(sources, files));
     }
+    let environment: Vec<_> = environment.into_iter().collect();
+    let near: Vec<_> = environment.iter().filter_map(|(name, _)| nearly_ours(name)).collect();
     let variables = layers::read_environment(environment, &mut problems);
     if !variables.is_empty() || !problems.is_empty() {
         sources.push(ENVIRONMENT.to_owned());
@@ -123,11 +125,28 @@ fn resolve(
     let (json, shown) = shape::fit(&tree, &json_schema(), &mut problems);
     let settings: Settings = serde_json::from_value(json).expect("what fits the schema fits the settings");
     let mut warnings = Vec::new();
+    for (name, words) in near {
+        let meant = shown.iter().find(|shown| shown.key.replace(['.', '_'], "") == words);
+        warnings.extend(meant.map(|shown| {
+            let key = shown.key.to_ascii_uppercase().replace('.', "__");
+            format!(
+                "{name}: it is not read; sections are set apart by two underscores: `{VARIABLE_PREFIX}{key}`"
+            )
+        }));
+    }
     let config = check::check(settings, &mut problems, &mut warnings);
     match config {
         Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, shown, sources }),
         _ => Err(problems.into_error(sources, files)),
     }
+}
+
+/// A variable that begins as ours do, but for an underscore, and its words as one. It may be somebody
+/// else's: Kubernetes makes `BILLING_SOURCE_PORT` of a service of that name.
+fn nearly_ours(name: &str) -> Option<(String, String)> {
+    let rest = name.strip_prefix("BILLING_SOURCE_")?;
+    let words = rest.to_ascii_lowercase().replace('_', "");
+    (!rest.starts_with('_')).then(|| (name.to_owned(), words))
 }
 
 /// Settings as the lowest layer of the tree.

@@ -17,7 +17,7 @@ pub use window_poll::WindowPoll;
 
 use std::ops::ControlFlow;
 
-use jiff::{Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -353,6 +353,9 @@ fn log_failure<T>(context: &Context<'_, T>, granularity: Granularity, outcome: &
             context.metrics.failed("fetch", "empty");
             warn!(connection, %granularity, "the answer has no rows at all; nothing is concluded from that");
         }
+        Outcome::BudgetSpent { until, .. } if is_soon(context, *until) => {
+            debug!(connection, %granularity, %until, "what is left of the budget is reserved by others");
+        }
         Outcome::BudgetSpent { until, needed } => {
             context.metrics.failed("budget", "spent");
             let hint = if [context.budget.requests_per_day, context.budget.requests_per_month]
@@ -373,6 +376,12 @@ fn log_failure<T>(context: &Context<'_, T>, granularity: Granularity, outcome: &
         Outcome::Claimed => debug!(connection, %granularity, "another process has this poll"),
         Outcome::Complete | Outcome::NotDue | Outcome::Interrupted => {}
     }
+}
+
+/// Whether no more is waited for than what others have reserved, and may give back.
+fn is_soon<T>(context: &Context<'_, T>, until: Timestamp) -> bool {
+    let left = until.duration_since(context.clock.now());
+    SignedDuration::try_from(context.poll.claim_ttl).is_ok_and(|ttl| left <= ttl)
 }
 
 /// When the budget holds more again: the next UTC day, or the next month once that cap is reached.

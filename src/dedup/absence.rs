@@ -259,6 +259,9 @@ mod tests {
         note(&mut sightings, &ledger, &[], now);
         let judgement = sightings.judge(&ledger, &before, usize::MAX);
         assert_eq!((judgement.gone, judgement.missing), (vec![], before.to_vec()));
+        // What it lists is missing no longer.
+        note(&mut sightings, &ledger, &[a], now);
+        assert_eq!(sightings.judge(&ledger, &before, usize::MAX), Judgement::default());
     }
 
     /// However many rows vanish at once, the state stays small, and all of them are retracted in time.

@@ -32,6 +32,19 @@ fn a_closed_pipe_loses_nothing() {
     assert_eq!(home.once_complete().stdout, "", "and does not write it again");
 }
 
+/// Invented figures do not come beside real ones.
+#[test]
+fn a_demonstration_has_an_output_of_its_own() {
+    let aws = Aws::now();
+    let home = Home::on(&aws.url());
+    home.once_complete();
+    let before = home.log().contents();
+    let ran = home.run(&["demo", "--config", "billing.toml", "--fast"]);
+    assert_eq!(ran.code, Some(78), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no invented ones are added"), "{}", ran.stderr);
+    assert_eq!(home.log().contents(), before);
+}
+
 /// The reader goes away in the middle of an event, as `head -c` does.
 #[test]
 fn a_reader_that_leaves_in_the_middle_gets_the_rest_from_the_next_run() {

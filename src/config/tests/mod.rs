@@ -52,6 +52,10 @@ fn error(text: &str) -> String {
 
 #[test]
 fn the_defaults_are_the_documented_ones() {
+    let near = [("BILLING_SOURCE_POLL_INTERVAL", "4h"), ("BILLING_SOURCE_PORT", "80")];
+    let near = near.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let warnings = load(&[], near).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("`BILLING_SOURCE__POLL__INTERVAL`"), "{warnings:?}");
     let Loaded { config, warnings, sources, .. } = load(&[], []).unwrap();
     assert_eq!(config.source.source, "cloud.amazon.billing");
     assert_eq!(config.source.type_prefix, "amazon.billing");
