@@ -222,7 +222,7 @@ async fn poll<T: Transport>(
     let pages = state.poll(granularity).pages;
     let mut poll = WindowPoll::new(context, ledger, state, window);
     let ended = poll_window(context, aws, &mut poll, (window, started, pages.max(1)), report, shutdown).await;
-    if ended.is_err() {
+    if ended.as_ref().map_or(true, |(outcome, _)| matches!(outcome, Outcome::Claimed)) {
         watch.leave(poll.made());
     }
     report.counts += poll.counts();
