@@ -64,4 +64,18 @@ mod tests {
             assert_eq!(retry_at(now, failures, paid, interval), expected, "{failures} {paid}");
         }
     }
+
+    /// Where rows are known, an answer without any is a fault that passes; where none is, perhaps all there is.
+    #[test]
+    fn an_answer_without_rows_is_not_paid_for_again_and_again() {
+        let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        for (knows_rows, minutes) in [(true, 10), (false, 480)] {
+            let mut poll = PollState::default();
+            let outcome = Outcome::Empty;
+            let retry =
+                note_failure(&mut poll, &outcome, (now, true, 1), knows_rows, Duration::from_hours(8));
+            assert_eq!(retry, Some(now + SignedDuration::from_mins(minutes)));
+            assert_eq!((poll.failures, poll.retry_at), (1, retry));
+        }
+    }
 }

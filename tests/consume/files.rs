@@ -191,7 +191,7 @@ async fn no_file_is_left_out_however_slowly_it_is_read() {
     }
     for line in &lines {
         let received = reader.next().await.unwrap().unwrap();
-        assert_eq!(received.bytes(), line.as_bytes());
+        assert!(received.bytes() == line.as_bytes(), "not {line}");
     }
 }
 
