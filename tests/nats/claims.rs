@@ -63,7 +63,7 @@ async fn a_long_poll_is_not_taken_over() {
     let mut connection = connection("111122223333", &simulator);
     connection.endpoint_url = Some(format!("http://{}", aws.local_addr().unwrap()));
     let mut config = polling(TransportConfig::Nats(server.config()), vec![connection]);
-    config.poll.claim_ttl = Duration::from_secs(2);
+    config.poll.claim_ttl = Duration::from_secs(5);
     let stop = CancellationToken::new();
     let run = |instance: &str| {
         let world = World {
@@ -77,7 +77,7 @@ async fn a_long_poll_is_not_taken_over() {
     let asked = async {
         // Taken, and never answered.
         let mut taken = Vec::new();
-        let deadline = tokio::time::sleep(Duration::from_secs(10));
+        let deadline = tokio::time::sleep(Duration::from_secs(15));
         tokio::pin!(deadline);
         loop {
             tokio::select! {
