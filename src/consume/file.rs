@@ -29,7 +29,7 @@ const CHUNK: usize = 256 * 1024;
 const LONGEST: usize = 64 * 1024 * 1024;
 
 /// How often a file is looked at that has not grown.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A file that was renamed is read on until nothing was added for so long: whoever writes may have it
 /// open. Where it ends within a line, for longer.

@@ -268,16 +268,6 @@ impl Reader {
         }
         let (sender, feed) = mpsc::channel(AHEAD);
         let path: PathBuf = path.to_owned();
-        if let (Bound::Follow, Some(name)) = (options.bound, &options.name)
-            && !path.exists()
-            && PositionFile::path(&path, name).exists()
-        {
-            // Renamed away, and nothing was published since.
-            tracing::info!(path = %path.display(), "the file is waited for");
-            while !path.exists() {
-                tokio::time::sleep(file::LOOK).await;
-            }
-        }
         let open = move || file::read_lines(&path, options, sender);
         let (position, feeder) = match tokio::task::spawn_blocking(open).await {
             Ok(opened) => opened?,

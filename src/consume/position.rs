@@ -64,11 +64,6 @@ fn digest(line: &[u8]) -> u64 {
 }
 
 impl PositionFile {
-    /// Where the position of a name in a file lies.
-    pub(super) fn path(output: &Path, name: &ConsumerName) -> PathBuf {
-        beside(output, name, "position")
-    }
-
     /// The name's position in a file, `None` where it has none yet.
     ///
     /// # Errors
@@ -79,7 +74,12 @@ impl PositionFile {
         file: &mut File,
         name: &ConsumerName,
     ) -> Result<(Self, Option<Stored>), TransportError> {
-        let (path, lock) = (Self::path(output, name), beside(output, name, "lock"));
+        let beside = |suffix: &str| {
+            let mut path = output.as_os_str().to_owned();
+            path.push(format!(".{name}.{suffix}"));
+            PathBuf::from(path)
+        };
+        let (path, lock) = (beside("position"), beside("lock"));
         let failed = |path: &Path, e: &io::Error| {
             let message = format!("could not keep the position of `{name}` in `{}`: {e}", path.display());
             TransportError::new(Kind::Unavailable, message)
@@ -189,12 +189,6 @@ pub(super) fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
 #[cfg(not(unix))]
 pub(super) const fn identity(_: &Metadata) -> Option<(u64, u64)> {
     None
-}
-
-fn beside(output: &Path, name: &ConsumerName, suffix: &str) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(format!(".{name}.{suffix}"));
-    PathBuf::from(path)
 }
 
 impl Stored {

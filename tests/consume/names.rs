@@ -83,7 +83,7 @@ fn times_are_for_the_first_time() {
     assert_eq!(home.run(&unnamed).fine().lines(), [&*lines[1], &*lines[4]]);
 }
 
-/// A name that was there when the file was renamed is at the beginning of the next one, which may come later.
+/// A name that was there when the file was renamed is at the beginning of the next one.
 #[test]
 fn a_name_follows_from_file_to_file() {
     let lines = lines(6);
@@ -106,17 +106,6 @@ fn a_name_follows_from_file_to_file() {
     assert_eq!(running.wait_for(2), lines[2..4]);
     crate::pause(COMMITTED);
     running.kill();
-    // What was read is gone, and nothing has been published since.
-    let home = Home::local(&lines[..2]);
-    home.run(&["replay", "--name", "alerts"]).fine();
-    fs::remove_file(home.path("events.jsonl")).unwrap();
-    fs::remove_file(home.path("events.jsonl.alerts.position")).unwrap();
-    home.write("events.jsonl.alerts.position", &position());
-    let running = home.start(&name);
-    crate::pause(COMMITTED);
-    home.write("events.jsonl", &text(&lines[4..]));
-    let ran = running.interrupt();
-    assert!(!ran.stderr.contains("the first `run` creates it"), "{}", ran.stderr);
 }
 
 /// The beginning of a file that is gone is not that of the next one: what was in it would be left out.

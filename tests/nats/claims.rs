@@ -28,13 +28,7 @@ async fn three_replicas_pay_no_poll_twice() {
         let config = polling(TransportConfig::Nats(server.config()), connections.into());
         let stop = CancellationToken::new();
         let run = |instance: &str| {
-            let world = World {
-                clock: Clock::system(),
-                metrics: Metrics::new(),
-                readiness: Readiness::default(),
-                instance: instance.to_owned(),
-            };
-            app::run(config.clone(), Nats::new(server.config()), world, Mode::Service, stop.clone())
+            app::run(config.clone(), Nats::new(server.config()), world(instance), Mode::Service, stop.clone())
         };
         let started = Instant::now();
         let stopper = async {
@@ -66,13 +60,7 @@ async fn a_long_poll_is_not_taken_over() {
     config.poll.claim_ttl = Duration::from_secs(5);
     let stop = CancellationToken::new();
     let run = |instance: &str| {
-        let world = World {
-            clock: Clock::system(),
-            metrics: Metrics::new(),
-            readiness: Readiness::default(),
-            instance: instance.to_owned(),
-        };
-        app::run(config.clone(), Nats::new(server.config()), world, Mode::Service, stop.clone())
+        app::run(config.clone(), Nats::new(server.config()), world(instance), Mode::Service, stop.clone())
     };
     let asked = async {
         // Taken, and never answered.
@@ -90,6 +78,15 @@ async fn a_long_poll_is_not_taken_over() {
     };
     let (_, _, asked) = tokio::join!(run("one"), run("two"), asked);
     assert_eq!(asked, 1);
+}
+
+fn world(instance: &str) -> World {
+    World {
+        clock: Clock::system(),
+        metrics: Metrics::new(),
+        readiness: Readiness::default(),
+        instance: instance.to_owned(),
+    }
 }
 
 /// A configuration that polls every two seconds and has no budget.
