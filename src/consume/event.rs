@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Segments;
 use crate::{
     cost::Granularity,
-    event::{SCHEMA_BASE, SCHEMA_VERSION, members, unescape},
+    event::{SCHEMA_BASE, SCHEMA_VERSION, members},
 };
 
 /// What every event of ours has beside its version, revision and data.
@@ -57,17 +57,17 @@ impl<'a> Event<'a> {
         let mut seen = 0_u8;
         let mut problem = None;
         let whole = members(text, |name, value| {
-            let value = match (name.as_ref(), value.as_bytes().first()) {
-                ("data", _) => return data = Some(value),
+            let value = match (name.as_ref(), value.json().as_bytes().first()) {
+                ("data", _) => return data = Some(value.json()),
                 ("data_base64", _) => return problem = Some("its data is binary".to_owned()),
                 // Unset.
                 (_, Some(b'n')) => return,
-                (_, Some(b'"')) => match unescape(value) {
+                (_, Some(b'"')) => match value.text() {
                     Some(text) => text,
                     None => return problem = Some(format!("`{name}` is no text")),
                 },
                 (_, Some(b'{' | b'[')) => return problem = Some(format!("`{name}` is no attribute")),
-                _ => Cow::Borrowed(value),
+                _ => Cow::Borrowed(value.json()),
             };
             if !value.is_empty()
                 && let Some(place) = REQUIRED.iter().position(|required| *required == name)

@@ -108,15 +108,21 @@ pub(crate) fn plain_run(bytes: &[u8]) -> usize {
 }
 
 /// So many bytes are looked at together.
-const WORD: usize = 16;
+pub(super) const WORD: usize = 16;
 
 /// The same of a word, at once.
 #[inline]
 fn plain_bytes(bytes: [u8; WORD]) -> usize {
+    (special_bytes(bytes) | 1 << WORD).trailing_zeros() as usize
+}
+
+/// Which bytes of a word do not stand for themselves within a string, the first in the lowest bit.
+#[inline]
+pub(super) fn special_bytes(bytes: [u8; WORD]) -> u32 {
     let bytes = u8x16::new(bytes);
     let small = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
     let special = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | small;
-    (special.to_bitmask() | 1 << WORD).trailing_zeros() as usize
+    special.to_bitmask()
 }
 
 #[cfg(test)]

@@ -5,45 +5,78 @@
 
 use std::borrow::Cow;
 
-use super::plain_run;
+use smallvec::SmallVec;
+
+use super::json::{WORD, special_bytes};
 
 /// Deeper values are refused, as `serde_json` does.
 const DEPTH: usize = 128;
 
-/// Takes an object apart: gives the name of each member and its value as it is written to `each`. The
-/// error is the byte at which it is no JSON object any more; what was given out before is void then.
-pub(crate) fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), usize> {
-    let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
-    scan.object(text, &mut each).ok_or(scan.at)?;
+/// Takes an object apart: gives the name of each member and its value to `each`. The error is the byte
+/// at which it is no JSON object any more; what was given out before is void then.
+pub(crate) fn members<'a>(
+    text: &'a str,
+    mut each: impl FnMut(Cow<'a, str>, MemberValue<'a>),
+) -> Result<(), usize> {
+    let mut scan = Scan { text, bytes: text.as_bytes(), special: special(text.as_bytes()), at: 0 };
+    scan.object(&mut each).ok_or(scan.at)?;
     scan.space();
     if scan.at == text.len() { Ok(()) } else { Err(scan.at) }
 }
 
-/// A string as it is written, without its quotes, decoded.
-pub(crate) fn unescape(quoted: &str) -> Option<Cow<'_, str>> {
-    let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
-        serde_json::from_str(quoted).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
+/// The value of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberValue<'a> {
+    /// As it is written.
+    json: &'a str,
+    /// It is a string of which every byte stands for itself.
+    plain: bool,
+}
+
+impl<'a> MemberValue<'a> {
+    /// As it is written.
+    pub(crate) const fn json(self) -> &'a str {
+        self.json
+    }
+
+    /// A JSON string, decoded; `None` where the value is something else.
+    #[inline]
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+        if self.plain {
+            return self.json.get(1..self.json.len() - 1).map(Cow::Borrowed);
+        }
+        serde_json::from_str(self.json).ok().map(Cow::Owned)
     }
 }
 
-/// A JSON string, decoded; `None` where the value is something else.
-pub(crate) fn text(value: &str) -> Option<Cow<'_, str>> {
-    value.starts_with('"').then(|| unescape(value)).flatten()
+/// For 64 bytes each, which of them do not stand for themselves within a string; one behind the last
+/// is among them. All are found first: nearly every string is short, and there are many.
+fn special(bytes: &[u8]) -> SmallVec<[u64; 24]> {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let mut last = [0; 64];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut special = SmallVec::with_capacity(blocks.len() + 1);
+    special.extend(blocks.iter().chain([&last]).map(|block| {
+        let (words, _) = block.as_chunks();
+        words.iter().rev().fold(0, |found, word| found << WORD | u64::from(special_bytes(*word)))
+    }));
+    special
 }
 
 struct Scan<'a> {
+    text: &'a str,
     bytes: &'a [u8],
+    special: SmallVec<[u64; 24]>,
     at: usize,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline]
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;
@@ -51,16 +84,18 @@ impl Scan<'_> {
     }
 
     /// This byte, after any space.
+    #[inline]
     fn expect(&mut self, byte: u8) -> Option<()> {
         self.space();
         self.take(byte)
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    fn object<'t>(&mut self, text: &'t str, each: &mut impl FnMut(Cow<'t, str>, &'t str)) -> Option<()> {
+    fn object(&mut self, each: &mut impl FnMut(Cow<'a, str>, MemberValue<'a>)) -> Option<()> {
         self.expect(b'{')?;
         self.space();
         if self.take(b'}').is_some() {
@@ -69,13 +104,18 @@ impl Scan<'_> {
         loop {
             self.space();
             let start = self.at;
-            self.string()?;
-            let name = unescape(text.get(start..self.at)?)?;
+            let plain = self.string()?;
+            let name = MemberValue { json: self.since(start)?, plain }.text()?;
             self.expect(b':')?;
             self.space();
             let start = self.at;
-            self.value(1)?;
-            each(name, text.get(start..self.at)?);
+            let plain = if self.peek() == Some(b'"') {
+                self.string()?
+            } else {
+                self.value(1)?;
+                false
+            };
+            each(name, MemberValue { json: self.since(start)?, plain });
             self.space();
             if self.take(b',').is_none() {
                 return self.take(b'}');
@@ -83,10 +123,14 @@ impl Scan<'_> {
         }
     }
 
+    fn since(&self, start: usize) -> Option<&'a str> {
+        self.text.get(start..self.at)
+    }
+
     fn value(&mut self, depth: usize) -> Option<()> {
         self.space();
         match self.peek()? {
-            b'"' => self.string(),
+            b'"' => self.string().map(drop),
             b'{' if depth < DEPTH => {
                 self.at += 1;
                 self.list(b'}', |scan| {
@@ -127,22 +171,38 @@ impl Scan<'_> {
         self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
     }
 
-    fn string(&mut self) -> Option<()> {
+    /// Whether every byte of it stands for itself.
+    #[inline]
+    fn string(&mut self) -> Option<bool> {
         self.take(b'"')?;
+        let mut plain = true;
         loop {
-            self.at += plain_run(&self.bytes[self.at..]);
+            self.at = self.next_special();
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
-                    return Some(());
+                    return Some(plain);
                 }
                 b'\\' => {
                     self.at += 1;
+                    plain = false;
                     self.escape()?;
                 }
                 _ => return None,
             }
         }
+    }
+
+    /// Where the next byte is that does not stand for itself within a string, from this one on.
+    #[inline]
+    fn next_special(&self) -> usize {
+        let (mut block, passed) = (self.at / 64, self.at % 64);
+        let mut found = self.special[block] >> passed << passed;
+        while found == 0 {
+            block += 1;
+            found = self.special[block];
+        }
+        block * 64 + found.trailing_zeros() as usize
     }
 
     fn escape(&mut self) -> Option<()> {
@@ -210,7 +270,7 @@ mod tests {
 
     use super::*;
 
-    fn taken_apart(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>, usize> {
+    fn taken_apart(text: &str) -> Result<Vec<(Cow<'_, str>, MemberValue<'_>)>, usize> {
         let mut found = Vec::new();
         members(text, |name, value| found.push((name, value)))?;
         Ok(found)
@@ -225,7 +285,9 @@ mod tests {
         if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
             let mut read = Map::new();
             for (name, value) in ours {
-                read.insert(name.into_owned(), serde_json::from_str(value).unwrap());
+                let json: Value = serde_json::from_str(value.json()).unwrap();
+                assert_eq!(value.text().as_deref(), json.as_str(), "{text}");
+                read.insert(name.into_owned(), json);
             }
             assert_eq!(read, theirs, "{text}");
         }

@@ -12,7 +12,7 @@ use super::StateRecord;
 use crate::{
     cost::{Amount, Amounts, CostMetric, Granularity, Period, parse_instant},
     dedup::{ChangeKind, Statement, Status},
-    event::{members, text},
+    event::{MemberValue, members},
 };
 
 /// The members of an event's data that are the key's state.
@@ -40,14 +40,14 @@ impl<'a> StatedData<'a> {
             "granularity" => granularity = Some(value),
             "periodStart" => start = Some(value),
             "estimated" => estimated = Some(value),
-            _ if value == "null" => {}
-            "groups" => match first_group(value) {
+            _ if value.json() == "null" => {}
+            "groups" => match first_group(value.json()) {
                 Some(first) => group = Some(first),
                 None => problem = Some("its `groups` hold no group".to_owned()),
             },
             name => {
                 if let Some(metric) = CostMetric::from_member_name(name) {
-                    match figure(value) {
+                    match figure(value.json()) {
                         Ok(amount) => amounts.push((metric, amount)),
                         Err(why) => problem = Some(format!("its `{name}` {why}")),
                     }
@@ -58,20 +58,21 @@ impl<'a> StatedData<'a> {
         if let Some(problem) = problem {
             return Err(problem);
         }
-        let member =
-            |name: &str, value: Option<&'a str>| value.ok_or_else(|| format!("its data has no `{name}`"));
-        let service = text(member("service", service)?).ok_or("its `service` is no text")?;
-        let granularity = text(member("granularity", granularity)?);
+        let member = |name: &str, value: Option<MemberValue<'a>>| {
+            value.ok_or_else(|| format!("its data has no `{name}`"))
+        };
+        let service = member("service", service)?.text().ok_or("its `service` is no text")?;
+        let granularity = member("granularity", granularity)?.text();
         let granularity = granularity
             .and_then(|name| Granularity::from_aws_name(&name))
             .ok_or("its granularity is not known")?;
-        let start = text(member("periodStart", start)?).and_then(|start| parse_instant(&start));
+        let start = member("periodStart", start)?.text().and_then(|start| parse_instant(&start));
         let start = start.ok_or("its `periodStart` is no time")?;
         let period = Period::containing(granularity, start);
         if period.start() != start {
             return Err("its period begins within another one".to_owned());
         }
-        let estimated = match member("estimated", estimated)? {
+        let estimated = match member("estimated", estimated)?.json() {
             "true" => true,
             "false" => false,
             _ => return Err("its `estimated` is neither true nor false".to_owned()),
@@ -120,7 +121,7 @@ fn first_group(groups: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let mut first = None;
     members(groups, |name, value| {
         if first.is_none() {
-            first = text(value).map(|value| (name, value));
+            first = value.text().map(|value| (name, value));
         }
     })
     .ok()?;
@@ -130,8 +131,8 @@ fn first_group(groups: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
 fn figure(value: &str) -> Result<Amount, String> {
     let [mut amount, mut unit] = [None, None];
     let whole = members(value, |name, value| match &*name {
-        "amount" => amount = text(value),
-        "unit" => unit = text(value),
+        "amount" => amount = value.text(),
+        "unit" => unit = value.text(),
         _ => {}
     });
     match (whole, amount, unit) {

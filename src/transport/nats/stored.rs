@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     cost::parse_instant,
-    event::{members, text},
+    event::members,
     transport::{StateRecord, StatedData},
 };
 
@@ -21,12 +21,12 @@ pub(super) fn read(headers: Option<&HeaderMap>, payload: &[u8]) -> Result<StateR
     if is_structured(headers) {
         data = "";
         let whole = members(payload, |name, value| match &*name {
-            "id" => id = text(value),
-            "time" => time = text(value),
+            "id" => id = value.text(),
+            "time" => time = value.text(),
             // A number, and a text to those who know no others.
-            "revision" => revision = text(value).or(Some(Cow::Borrowed(value))),
-            "change" => change = text(value),
-            "data" => data = value,
+            "revision" => revision = value.text().or(Some(Cow::Borrowed(value.json()))),
+            "change" => change = value.text(),
+            "data" => data = value.json(),
             _ => {}
         });
         whole.map_err(|at| format!("it is no JSON object: byte {at}"))?;
