@@ -1,10 +1,10 @@
 //! Forwarding to an endpoint on the loopback, beside the bare HTTP client that sends the same bodies with
 //! the same concurrency.
 //!
-//! `cargo bench --bench forward -- 20000`: events per run; with `batch` or `structured`, only that. The endpoint reads a request and takes it, in
-//! a thread of its own. Both run in turn, in one process; the ratio is what counts. Ours reads a file,
-//! tells what is an event, keeps the order of keys and moves the position; the bare client has its bodies
-//! ready.
+//! `cargo bench --bench forward -- 20000`: events per run; with `batch` or `structured`, only that. The
+//! endpoint reads a request and takes it, in a thread of its own. Both run in turn, in one process; the
+//! ratio is what counts. Ours reads a file, tells what is an event, keeps the order of keys and moves the
+//! position; the bare client has its bodies ready.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails is none")]
 #![allow(missing_docs, clippy::float_arithmetic, clippy::cast_precision_loss)]
@@ -162,11 +162,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn main() {
     let count = std::env::args().skip(1).find_map(|count| count.parse().ok()).unwrap_or(20_000);
-    let asked_for = |what: &str| {
-        let mut modes =
-            std::env::args().filter(|arg| ["structured", "batch"].contains(&arg.as_str())).peekable();
-        modes.peek().is_none() || modes.any(|mode| mode == what)
-    };
+    let only = std::env::args().find(|arg| ["structured", "batch"].contains(&arg.as_str()));
     let (url, taken) = endpoint();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -184,7 +180,7 @@ fn main() {
         ("structured", HttpMode::Structured, single, "application/cloudevents+json"),
         ("batch", HttpMode::Batch, batches, "application/cloudevents-batch+json"),
     ] {
-        if !asked_for(what) {
+        if only.as_deref().is_some_and(|only| only != what) {
             continue;
         }
         let (mut theirs, mut mine) = (Vec::new(), Vec::new());
