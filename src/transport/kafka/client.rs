@@ -321,20 +321,28 @@ impl Clients {
     pub(super) fn error(&self, what: &str, error: &KafkaError) -> TransportError {
         let (kind, hint) = classify(error);
         let servers = &self.config.bootstrap_servers;
-        if let Some(failure) = self.context.no_token().filter(|_| kind == Kind::Unavailable) {
+        // In a transaction that failed, what waited is thrown away, which alone would look like a fence.
+        let purged = matches!(code(error), Some(Code::PurgeQueue | Code::PurgeInflight));
+        let complaint = self.context.complaint().filter(|_| kind == Kind::Unavailable || purged);
+        let refusal = match code(error) {
+            Some(Code::SaslAuthenticationFailed | Code::Authentication) => Some(Refusal::Login),
+            _ => complaint.as_deref().and_then(Refusal::of),
+        };
+        let token = match refusal {
+            Some(Refusal::Login) => self.context.not_renewed(),
+            _ => self.context.no_token().filter(|_| kind == Kind::Unavailable),
+        };
+        if let Some(failure) = token {
             let message = format!("could not {what} at `{servers}`: {failure}");
             return TransportError { message, ..failure };
         }
         let mut message = format!("could not {what} at `{servers}`: {error}");
-        let complaint = self.context.complaint();
-        // In a transaction that failed, what waited is thrown away, which alone would look like a fence.
-        let purged = matches!(code(error), Some(Code::PurgeQueue | Code::PurgeInflight));
-        if let Some(text) = complaint.as_ref().filter(|_| kind == Kind::Unavailable || purged) {
+        if let Some(text) = complaint {
             message = format!("{message} ({text})");
-            if let Some(refusal) = Refusal::of(text) {
-                let kind = if refusal.is_final() { Kind::Rejected } else { kind };
-                return TransportError::new(kind, message).with_hint(refusal.hint(&self.config.login));
-            }
+        }
+        if let Some(refusal) = refusal {
+            let kind = if refusal.is_final() { Kind::Rejected } else { kind };
+            return TransportError::new(kind, message).with_hint(refusal.hint(&self.config.login));
         }
         let error = TransportError::new(kind, message);
         match hint {
@@ -440,10 +448,7 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         Some(Code::KafkaStorageError) => {
             (Kind::Unavailable, Some("a broker cannot write to its disk; see its log"))
         }
-        Some(Code::SaslAuthenticationFailed | Code::Authentication) => (
-            Kind::Rejected,
-            Some("user or password are wrong; see `kafka.username` and `kafka.password_file`"),
-        ),
+        Some(Code::SaslAuthenticationFailed | Code::Authentication) => (Kind::Rejected, None),
         Some(Code::InvalidTransactionTimeout) => {
             (Kind::Rejected, Some("the broker's `transaction.max.timeout.ms` is below 30 seconds; raise it"))
         }

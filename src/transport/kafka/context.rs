@@ -48,6 +48,11 @@ impl Context {
         self.tokens.as_ref().and_then(|tokens| tokens.failure())
     }
 
+    /// Why a token that is refused may be an old one, where that is so.
+    pub(super) fn not_renewed(&self) -> Option<TransportError> {
+        self.tokens.as_ref().and_then(|tokens| tokens.not_renewed())
+    }
+
     /// No client asks for a token from now on.
     pub(super) fn close(&self) {
         if let Some(tokens) = &self.tokens {

@@ -54,6 +54,17 @@ struct State {
     failure: Option<(Instant, TransportError)>,
 }
 
+impl State {
+    fn good(&self, now: Timestamp) -> Option<&Token> {
+        self.token.as_ref().map(|(token, _)| token).filter(|token| token.expires > now)
+    }
+
+    fn fresh_failure(&self) -> Option<TransportError> {
+        let (since, failure) = self.failure.as_ref()?;
+        (since.elapsed() < FRESH).then(|| failure.clone())
+    }
+}
+
 /// Gives the tokens of one configuration.
 pub(super) struct Tokens {
     source: Arc<Source>,
@@ -76,16 +87,20 @@ impl Tokens {
             KafkaLogin::Oauth(oauth) => Source::Oauth(Oauth::new(oauth)?),
             KafkaLogin::MskIam(msk) => Source::MskIam(MskIam::new(msk)),
         };
+        Self::from(source).map(Some)
+    }
+
+    fn from(source: Source) -> Result<Self, TransportError> {
         let runtime =
             Handle::try_current().map_err(|e| TransportError::new(Kind::Rejected, e.to_string()))?;
         // A token's time is the broker's, whatever clock the polls go by.
-        Ok(Some(Self {
+        Ok(Self {
             source: Arc::new(source),
             runtime,
             clock: Clock::system(),
             state: Mutex::default(),
             closed: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// The token to use now. Blocks, for as long as one may take to be had.
@@ -104,30 +119,25 @@ impl Tokens {
         {
             return Ok(for_librdkafka(token));
         }
-        if let Some((since, failure)) = &state.failure
-            && since.elapsed() < SHARED
-        {
-            return Err(failure.clone());
-        }
-        match self.fetch(now) {
-            Ok((token, renew)) => {
-                debug!(expires = %token.expires, "a new token");
-                let given = for_librdkafka(&token);
-                *state = State { token: Some((token, renew)), failure: None };
-                Ok(given)
-            }
-            Err(failure) => match &state.token {
-                // Four fifths of its time are over, not all of it.
-                Some((token, _)) if token.expires > now => {
-                    warn!(expires = %token.expires, "could not renew the token, which is still good: {failure}");
-                    Ok(for_librdkafka(token))
+        let failure = match &state.failure {
+            Some((since, failure)) if since.elapsed() < SHARED => failure.clone(),
+            _ => match self.fetch(now) {
+                Ok((token, renew)) => {
+                    debug!(expires = %token.expires, "a new token");
+                    let given = for_librdkafka(&token);
+                    *state = State { token: Some((token, renew)), failure: None };
+                    return Ok(given);
                 }
-                _ => {
+                Err(failure) => {
                     state.failure = Some((Instant::now(), failure.clone()));
-                    Err(failure)
+                    failure
                 }
             },
-        }
+        };
+        // Four fifths of the last one's time are over, perhaps not all of it.
+        let Some(token) = state.good(now) else { return Err(failure) };
+        warn!(expires = %token.expires, "could not renew the token, which is still good: {failure}");
+        Ok(for_librdkafka(token))
     }
 
     fn fetch(&self, now: Timestamp) -> Result<(Token, Timestamp), TransportError> {
@@ -175,8 +185,13 @@ impl Tokens {
     /// Why there is no token, where that is so now.
     pub(super) fn failure(&self) -> Option<TransportError> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, failure) = state.failure.as_ref()?;
-        (since.elapsed() < FRESH).then(|| failure.clone())
+        state.good(self.clock.now()).map_or_else(|| state.fresh_failure(), |_| None)
+    }
+
+    /// Why the token was not renewed, where that is so now. It may still be good by this host's clock, and
+    /// over by the broker's, which then refuses it.
+    pub(super) fn not_renewed(&self) -> Option<TransportError> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).fresh_failure()
     }
 }
 
@@ -185,5 +200,40 @@ fn for_librdkafka(token: &Token) -> OAuthToken {
         token: token.value.clone(),
         principal_name: token.principal.clone(),
         lifetime_ms: token.expires.as_millisecond(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClientAuth, OauthConfig, SecretSource};
+
+    /// In the last fifth of a token's time, with an endpoint that is down.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_keeps_a_token_from_being_renewed_is_told() {
+        let endpoint = Oauth::new(&OauthConfig {
+            token_endpoint: "http://127.0.0.1:9/token".to_owned(),
+            client_id: "client".to_owned(),
+            client_secret: SecretSource::Text("right".into()),
+            client_auth: ClientAuth::Basic,
+            scope: None,
+            audience: None,
+            ca_file: None,
+        });
+        let tokens = Tokens::from(Source::Oauth(endpoint.unwrap())).unwrap();
+        let last = |expires: Timestamp| {
+            let token = Token { value: "t".to_owned(), principal: "client".to_owned(), expires };
+            tokens.state.lock().unwrap().token = Some((token, Timestamp::UNIX_EPOCH));
+        };
+        let now = tokens.clock.now();
+        last(now + SignedDuration::from_secs(60));
+        // Twice: the second shares the failure, and gets the token as well.
+        for _ in 0..2 {
+            assert_eq!(tokens.current().unwrap().token, "t");
+            assert!(tokens.failure().is_none());
+            assert_eq!(tokens.not_renewed().unwrap().kind, Kind::Unavailable);
+        }
+        last(now);
+        assert_eq!(tokens.failure().unwrap().kind, Kind::Unavailable);
     }
 }
