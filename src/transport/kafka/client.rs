@@ -49,7 +49,7 @@ pub(super) const ID_DENIED: &str = "grant the principal Write and Describe on tr
 #[derive(Clone)]
 pub(super) struct Clients {
     config: KafkaConfig,
-    context: Context,
+    pub(super) context: Context,
 }
 
 impl Clients {

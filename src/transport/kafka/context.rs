@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub(super) struct Context {
     complaint: Arc<Mutex<Option<(Instant, String)>>>,
-    tokens: Option<Arc<Tokens>>,
+    pub(super) tokens: Option<Arc<Tokens>>,
 }
 
 /// An older complaint says nothing about the call that failed now. The same one again is told only

@@ -87,20 +87,16 @@ impl Tokens {
             KafkaLogin::Oauth(oauth) => Source::Oauth(Oauth::new(oauth)?),
             KafkaLogin::MskIam(msk) => Source::MskIam(MskIam::new(msk)),
         };
-        Self::from(source).map(Some)
-    }
-
-    fn from(source: Source) -> Result<Self, TransportError> {
         let runtime =
             Handle::try_current().map_err(|e| TransportError::new(Kind::Rejected, e.to_string()))?;
         // A token's time is the broker's, whatever clock the polls go by.
-        Ok(Self {
+        Ok(Some(Self {
             source: Arc::new(source),
             runtime,
             clock: Clock::system(),
             state: Mutex::default(),
             closed: AtomicBool::new(false),
-        })
+        }))
     }
 
     /// The token to use now. Blocks, for as long as one may take to be had.
@@ -185,7 +181,7 @@ impl Tokens {
     /// Why there is no token, where that is so now.
     pub(super) fn failure(&self) -> Option<TransportError> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.good(self.clock.now()).map_or_else(|| state.fresh_failure(), |_| None)
+        if state.good(self.clock.now()).is_some() { None } else { state.fresh_failure() }
     }
 
     /// Why the token was not renewed, where that is so now. It may still be good by this host's clock, and
@@ -205,13 +201,19 @@ fn for_librdkafka(token: &Token) -> OAuthToken {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{ClientAuth, OauthConfig, SecretSource};
+    use std::collections::BTreeMap;
 
-    /// In the last fifth of a token's time, with an endpoint that is down.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_keeps_a_token_from_being_renewed_is_told() {
-        let endpoint = Oauth::new(&OauthConfig {
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+    use super::{super::client::Clients, *};
+    use crate::{
+        config::{ClientAuth, DeliveryMode, LostState, OauthConfig, SecretSource},
+        event::ContentMode,
+    };
+
+    /// With a token endpoint that is down.
+    fn clients() -> Clients {
+        let login = KafkaLogin::Oauth(OauthConfig {
             token_endpoint: "http://127.0.0.1:9/token".to_owned(),
             client_id: "client".to_owned(),
             client_secret: SecretSource::Text("right".into()),
@@ -220,20 +222,45 @@ mod tests {
             audience: None,
             ca_file: None,
         });
-        let tokens = Tokens::from(Source::Oauth(endpoint.unwrap())).unwrap();
-        let last = |expires: Timestamp| {
+        let config = KafkaConfig {
+            bootstrap_servers: "127.0.0.1:9".to_owned(),
+            topic: "aws.cost".to_owned(),
+            state_topic: "aws.cost.state".to_owned(),
+            content_mode: ContentMode::Binary,
+            delivery: DeliveryMode::ExactlyOnce,
+            create_topics: false,
+            state_partitions: 8,
+            on_lost_state: LostState::Refuse,
+            login,
+            librdkafka: BTreeMap::new(),
+        };
+        Clients::new(&config).unwrap()
+    }
+
+    /// Only a broker whose clock is ahead refuses a token that is good by ours.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_that_could_not_be_renewed_is_not_a_refused_one() {
+        let clients = clients();
+        let tokens = clients.context.tokens.as_ref().unwrap();
+        let hold = |expires: Timestamp| {
             let token = Token { value: "t".to_owned(), principal: "client".to_owned(), expires };
             tokens.state.lock().unwrap().token = Some((token, Timestamp::UNIX_EPOCH));
         };
+        let refused = || clients.error("log in", &KafkaError::MetadataFetch(Code::Authentication));
         let now = tokens.clock.now();
-        last(now + SignedDuration::from_secs(60));
+        hold(now + SignedDuration::from_secs(60));
+        let error = refused();
+        assert_eq!(error.kind, Kind::Rejected);
+        assert!(error.hint.unwrap().contains("refused the token"));
         // Twice: the second shares the failure, and gets the token as well.
         for _ in 0..2 {
             assert_eq!(tokens.current().unwrap().token, "t");
             assert!(tokens.failure().is_none());
-            assert_eq!(tokens.not_renewed().unwrap().kind, Kind::Unavailable);
+            let error = refused();
+            assert_eq!(error.kind, Kind::Unavailable);
+            assert!(error.hint.unwrap().contains("token_endpoint"));
         }
-        last(now);
+        hold(now);
         assert_eq!(tokens.failure().unwrap().kind, Kind::Unavailable);
     }
 }
