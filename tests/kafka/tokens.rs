@@ -277,8 +277,15 @@ async fn what_is_wrong_with_a_token_is_said_at_once() {
             "no answer within the deadline",
             "token_endpoint",
         ),
-        ("forged", Gives::Forged, "right", Kind::Rejected, "uthentication", "the broker refused the token"),
-        ("expired", Gives::Expired, "right", Kind::Rejected, "uthentication", "the broker refused the token"),
+        ("forged", Gives::Forged, "right", Kind::Rejected, "authentication", "the broker refused the token"),
+        (
+            "expired",
+            Gives::Expired,
+            "right",
+            Kind::Rejected,
+            "authentication",
+            "the broker refused the token",
+        ),
         ("expired, told", Gives::ExpiredAndSaysSo, "right", Kind::Rejected, "expired at", "clock"),
     ] {
         let (_endpoint, address) = Endpoint::start(gives, 300).await;
@@ -313,9 +320,9 @@ async fn tokens_signed_for_msk_let_in() {
     assert!(Secured::shared().broker.log().contains("MskValidator let in: AKIAIOSFODNN7EXAMPLE"));
     let hint = "kafka-cluster:Connect";
     let wrong = msk("msk-wrong", "eu-central-1", "hunter2");
-    refused("another secret", &wrong, Kind::Rejected, "uthentication", hint).await;
+    refused("another secret", &wrong, Kind::Rejected, "authentication", hint).await;
     let elsewhere = msk("msk-wrong", "eu-west-1", MSK_SECRET);
-    refused("another region", &elsewhere, Kind::Rejected, "uthentication", hint).await;
+    refused("another region", &elsewhere, Kind::Rejected, "authentication", hint).await;
     let log = Secured::shared().broker.log();
     assert!(log.contains("the signature is another's"), "{log}");
     let nobody = KafkaLogin::MskIam(MskIamConfig {
@@ -324,7 +331,7 @@ async fn tokens_signed_for_msk_let_in() {
         sts_endpoint_url: None,
     });
     let config = with_login("msk-nobody", &Secured::shared().msk, nobody);
-    refused("no credentials", &config, Kind::Rejected, "no AWS credentials", "no-such-profile").await;
+    refused("no credentials", &config, Kind::Rejected, "no aws credentials", "no-such-profile").await;
 }
 
 /// What librdkafka's client for settings cannot do with a token is said, not waited for.

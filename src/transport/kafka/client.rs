@@ -301,19 +301,37 @@ impl Clients {
         partition: i32,
     ) -> Result<(u64, u64), TransportError> {
         let deadline = Instant::now() + REQUEST;
-        self.attend(client)?;
         loop {
+            self.attend(client)?;
             match client.fetch_watermarks(topic, partition, REQUEST) {
                 Ok((low, high)) => {
                     return Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)));
                 }
-                Err(error) if is_settling(&error) && Instant::now() < deadline => {
+                Err(error) if self.is_settling(&error) && Instant::now() < deadline => {
                     wait(Duration::from_millis(50));
                 }
                 Err(error) => {
                     return Err(self.error(&format!("find the end of `{topic}/{partition}`"), &error));
                 }
             }
+        }
+    }
+
+    /// Whether a partition is without its leader for a moment, just created or since the leader has
+    /// changed; or a connection without its login, which it renews from time to time.
+    fn is_settling(&self, error: &KafkaError) -> bool {
+        match code(error) {
+            Some(
+                Code::NotLeaderForPartition
+                | Code::DestroyBroker
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::OffsetNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch,
+            ) => true,
+            Some(Code::Authentication) => !self.context.is_final(),
+            _ => false,
         }
     }
 
@@ -324,10 +342,7 @@ impl Clients {
         // In a transaction that failed, what waited is thrown away, which alone would look like a fence.
         let purged = matches!(code(error), Some(Code::PurgeQueue | Code::PurgeInflight));
         let complaint = self.context.complaint().filter(|_| kind == Kind::Unavailable || purged);
-        let refusal = match code(error) {
-            Some(Code::SaslAuthenticationFailed | Code::Authentication) => Some(Refusal::Login),
-            _ => complaint.as_deref().and_then(Refusal::of),
-        };
+        let refusal = complaint.as_deref().and_then(Refusal::of);
         let token = match refusal {
             Some(Refusal::Login) => self.context.not_renewed(),
             _ => self.context.no_token().filter(|_| kind == Kind::Unavailable),
@@ -389,22 +404,6 @@ pub(super) fn is_fenced(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether a partition is without its leader for a moment: just created, or the leader has changed.
-fn is_settling(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(
-            Code::NotLeaderForPartition
-                | Code::DestroyBroker
-                | Code::LeaderNotAvailable
-                | Code::ReplicaNotAvailable
-                | Code::OffsetNotAvailable
-                | Code::FencedLeaderEpoch
-                | Code::UnknownLeaderEpoch
-        )
-    )
-}
-
 /// Waits on a blocking thread.
 pub(super) fn wait(pause: Duration) {
     Handle::current().block_on(tokio::time::sleep(pause));
@@ -448,10 +447,10 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         Some(Code::KafkaStorageError) => {
             (Kind::Unavailable, Some("a broker cannot write to its disk; see its log"))
         }
-        Some(Code::SaslAuthenticationFailed | Code::Authentication) => (Kind::Rejected, None),
         Some(Code::InvalidTransactionTimeout) => {
             (Kind::Rejected, Some("the broker's `transaction.max.timeout.ms` is below 30 seconds; raise it"))
         }
+        // Also of a login that failed: whether it was refused, or cut, only the complaint tells.
         _ => (Kind::Unavailable, Some(OUT_OF_REACH)),
     }
 }

@@ -154,7 +154,13 @@ impl Refusal {
             Some(Self::Login)
         } else if contains(&["unsupported sasl mechanism", "mechanism handshake failed"]) {
             Some(Self::Mechanism)
-        } else if contains(&["ssl handshake failed: disconnected", "ssl transport error", "unexpected eof"]) {
+        } else if contains(&[
+            "ssl handshake failed: disconnected",
+            "ssl transport error",
+            "unexpected eof",
+            // `Disconnected: connection reset by peer (after 0ms in state SSL_HANDSHAKE)`
+            "in state ssl_handshake",
+        ]) {
             Some(Self::TlsEnded)
         } else if contains(&["ssl handshake failed"]) {
             Some(Self::Tls)
@@ -199,6 +205,34 @@ impl Refusal {
             (Self::Tls, _) => {
                 "the TLS handshake failed; see `\"security.protocol\"` and `\"ssl...\"` in `[kafka.librdkafka]`"
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    #[test]
+    fn a_connection_that_was_cut_is_not_refused_for_good() {
+        for (text, is_final) in [
+            (
+                "SASL authentication error: {\"status\":\"invalid_token\"} (after 5ms in state AUTH_REQ)",
+                Some(true),
+            ),
+            (
+                "SASL authentication error: SaslAuthenticateRequest failed: Local: Broker transport failure",
+                None,
+            ),
+            ("Disconnected: connection reset by peer (after 0ms in state SSL_HANDSHAKE)", Some(false)),
+            ("SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?", Some(false)),
+            (
+                "SSL handshake failed: certificate verify failed: broker certificate could not be verified",
+                Some(true),
+            ),
+            ("Disconnected (after 12ms in state UP)", None),
+        ] {
+            assert_eq!(Refusal::of(text).map(Refusal::is_final), is_final, "{text}");
         }
     }
 }

@@ -203,7 +203,10 @@ fn for_librdkafka(token: &Token) -> OAuthToken {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+    use rdkafka::{
+        ClientContext as _,
+        error::{KafkaError, RDKafkaErrorCode as Code},
+    };
 
     use super::{super::client::Clients, *};
     use crate::{
@@ -246,17 +249,25 @@ mod tests {
             let token = Token { value: "t".to_owned(), principal: "client".to_owned(), expires };
             tokens.state.lock().unwrap().token = Some((token, Timestamp::UNIX_EPOCH));
         };
-        let refused = || clients.error("log in", &KafkaError::MetadataFetch(Code::Authentication));
+        let failed = || clients.error("log in", &KafkaError::MetadataFetch(Code::Authentication));
+        // Without a word of the broker's it may have been cut, as when a token ends.
+        assert_eq!(failed().kind, Kind::Unavailable);
+        let complaint = |text| clients.context.error(KafkaError::Global(Code::Authentication), text);
+        complaint(
+            "SASL authentication error: SaslAuthenticateRequest failed: Local: Broker transport failure",
+        );
+        assert_eq!(failed().kind, Kind::Unavailable);
+        complaint("SASL authentication error: {\"status\":\"invalid_token\"}");
         let now = tokens.clock.now();
         hold(now + SignedDuration::from_secs(60));
-        let error = refused();
+        let error = failed();
         assert_eq!(error.kind, Kind::Rejected);
         assert!(error.hint.unwrap().contains("refused the token"));
         // Twice: the second shares the failure, and gets the token as well.
         for _ in 0..2 {
             assert_eq!(tokens.current().unwrap().token, "t");
             assert!(tokens.failure().is_none());
-            let error = refused();
+            let error = failed();
             assert_eq!(error.kind, Kind::Unavailable);
             assert!(error.hint.unwrap().contains("token_endpoint"));
         }
