@@ -11,7 +11,8 @@ use super::{
     Known, Nats,
     client::JetStream,
     layout,
-    publish::{Item, Publisher},
+    flight::Item,
+    publish::Publisher,
     read,
 };
 use crate::{
@@ -69,14 +70,15 @@ impl Nats {
         seed.extend_from_slice(&value);
         let item = Item {
             id: uuid_v5(Uuid::NAMESPACE_OID, &seed),
-            subject,
+            subject: subject.into(),
             expected: known.revision,
             headers: Vec::new(),
             payload: Bytes::from(value.clone()),
         };
+        let headers = item.headers(&name, true, true);
         let publisher = self.publisher(js, &bucket, &name);
         let publisher = Publisher { compare_and_set: true, ..publisher };
-        match publisher.publish(1, stream::iter([Ok(item)])).await?.as_slice() {
+        match publisher.publish(1, stream::iter([Ok((item, headers))])).await?.as_slice() {
             [Delivery::Stored(revision)] => {
                 let known = Known { revision: *revision, value, ..known.clone() };
                 self.scopes().insert(scope.to_owned(), known);

@@ -20,6 +20,7 @@
 mod bucket;
 mod client;
 mod consume;
+mod flight;
 mod layout;
 mod letters;
 mod publish;
@@ -33,6 +34,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::Value;
@@ -43,7 +45,8 @@ pub(crate) use consume::{NatsPosition, read_events};
 pub(crate) use letters::LetterSubject;
 
 use client::JetStream;
-use publish::{Item, Publisher};
+use flight::Item;
+use publish::Publisher;
 use subject::Subjects;
 
 use super::{
@@ -245,23 +248,26 @@ impl Nats {
         Ok(())
     }
 
-    /// Events as messages, some at a time on a thread of their own: the next are made while these are
-    /// sent.
+    /// Events as messages and their headers, some at a time on a thread of their own: the next are made
+    /// while these are sent.
     fn encoded(
         &self,
         scope: &str,
         events: Vec<Outgoing>,
-    ) -> impl Stream<Item = Result<Item, TransportError>> + Send + use<> {
-        let subjects = Arc::new(Subjects::new(&self.config.subject_prefix, scope));
-        let mode = self.config.content_mode;
+    ) -> impl Stream<Item = Result<(Item, HeaderMap), TransportError>> + Send + use<> {
+        let encoder = Arc::new(Encoder {
+            subjects: Subjects::new(&self.config.subject_prefix, scope),
+            mode: self.config.content_mode,
+            stream: self.config.stream.clone(),
+            compare_and_set: self.compare_and_set,
+        });
         let mut events = events.into_iter();
         let chunks = std::iter::from_fn(move || {
             let chunk: Vec<_> = events.by_ref().take(ENCODED).collect();
-            let subjects = Arc::clone(&subjects);
+            let encoder = Arc::clone(&encoder);
             (!chunk.is_empty()).then(|| {
                 tokio::task::spawn_blocking(move || {
-                    let items = chunk.into_iter().map(|outgoing| item(&subjects, mode, outgoing));
-                    items.collect::<Vec<_>>()
+                    chunk.into_iter().map(|outgoing| encoder.encode(outgoing)).collect::<Vec<_>>()
                 })
             })
         });
@@ -273,19 +279,31 @@ impl Nats {
     }
 }
 
-fn item(subjects: &Subjects, mode: ContentMode, outgoing: Outgoing) -> Result<Item, TransportError> {
-    let Outgoing { event, record, expected } = outgoing;
-    let message = encode(event, Binding::Nats, mode)
-        .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
-    Ok(Item {
-        subject: subjects.of(&record.key()),
-        id: record.event_id,
-        expected,
-        // Names and values have no line breaks: attributes are checked with the configuration,
-        // and texts of AWS come as slugs or in the payload.
-        headers: message.headers,
-        payload: Bytes::from(message.payload),
-    })
+/// What makes messages of a batch's events.
+struct Encoder {
+    subjects: Subjects,
+    mode: ContentMode,
+    stream: String,
+    compare_and_set: bool,
+}
+
+impl Encoder {
+    fn encode(&self, outgoing: Outgoing) -> Result<(Item, HeaderMap), TransportError> {
+        let Outgoing { event, record, expected } = outgoing;
+        let message = encode(event, Binding::Nats, self.mode)
+            .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
+        let item = Item {
+            subject: self.subjects.of(&record.key()).into(),
+            id: record.event_id,
+            expected,
+            // Names and values have no line breaks: attributes are checked with the configuration,
+            // and texts of AWS come as slugs or in the payload.
+            headers: message.headers,
+            payload: Bytes::from(message.payload),
+        };
+        let headers = item.headers(&self.stream, self.compare_and_set, true);
+        Ok((item, headers))
+    }
 }
 
 impl Transport for Nats {

@@ -14,11 +14,7 @@
 //! Servers differ in the order of their checks: 2.9 and clusters call a stored publish a duplicate,
 //! a newer single server calls it a wrong last sequence. So neither is believed.
 
-use std::{
-    borrow::Cow,
-    collections::VecDeque,
-    pin::{Pin, pin},
-};
+use std::pin::pin;
 
 use async_nats::{
     HeaderMap,
@@ -26,17 +22,15 @@ use async_nats::{
         ErrorCode,
         context::{PublishError, PublishErrorKind},
         message::PublishMessage,
-        publish::PublishAck,
         stream::Stream as JetStreamStream,
     },
 };
-use bytes::Bytes;
-use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
-use tokio::time::{Instant, timeout_at};
+use futures_util::{Stream, StreamExt as _, stream};
 use uuid::Uuid;
 
 use super::{
-    client::{JetStream, publish_refusal, refusal},
+    client::{JetStream, refusal},
+    flight::{Answer, Flight, Item, Landed},
     stored,
 };
 use crate::transport::{Delivery, TransportError, TransportErrorKind as Kind};
@@ -46,24 +40,6 @@ const STORES_NOTHING: &str = "a server that is busy stores it later, which is no
 
 /// How many subjects are looked up side by side.
 const LOOK_UPS: usize = 64;
-
-/// A message to be stored only if `expected` is still the last on its subject.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) subject: String,
-    pub(super) id: Uuid,
-    pub(super) expected: u64,
-    pub(super) headers: Vec<(Cow<'static, str>, String)>,
-    pub(super) payload: Bytes,
-}
-
-/// A message that was sent and not yet acknowledged.
-struct Sent {
-    index: usize,
-    at: Instant,
-    item: Item,
-    acknowledgement: Acknowledgement,
-}
 
 /// What is known of one message.
 #[derive(Debug)]
@@ -79,19 +55,17 @@ enum Fate {
 #[derive(Debug)]
 struct Doubt {
     item: Item,
-    answer: Answer,
+    why: Why,
 }
 
 /// What was said to a message in doubt.
 #[derive(Debug)]
-enum Answer {
+enum Why {
     Duplicate,
     Other(String),
     /// Nothing, in the words for it.
-    None(String),
+    Silence(String),
 }
-
-type Acknowledgement = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
 
 /// Where and how to publish.
 pub(super) struct Publisher<'a> {
@@ -111,14 +85,14 @@ impl Publisher<'_> {
     pub(super) async fn publish(
         &self,
         count: usize,
-        items: impl Stream<Item = Result<Item, TransportError>> + Send,
+        items: impl Stream<Item = Result<(Item, HeaderMap), TransportError>> + Send,
     ) -> Result<Vec<Delivery>, TransportError> {
         let mut fates = self.send(count, items).await;
         self.look_up(&mut fates).await;
         if !self.compare_and_set {
             // The control: an id seen before is taken as stored.
             for fate in &mut fates {
-                if matches!(fate, Fate::Doubt(doubt) if matches!(doubt.answer, Answer::Duplicate)) {
+                if matches!(fate, Fate::Doubt(doubt) if matches!(doubt.why, Why::Duplicate)) {
                     *fate = Fate::Stored(0);
                 }
             }
@@ -130,120 +104,78 @@ impl Publisher<'_> {
     async fn send(
         &self,
         count: usize,
-        items: impl Stream<Item = Result<Item, TransportError>> + Send,
+        items: impl Stream<Item = Result<(Item, HeaderMap), TransportError>> + Send,
     ) -> Vec<Fate> {
         let mut fates: Vec<Fate> = (0..count).map(|_| Fate::NotSent).collect();
-        let mut waiting: VecDeque<Sent> = VecDeque::new();
+        let mut flight = match Flight::begin(self.js, self.timeout).await {
+            Ok(flight) => flight,
+            Err(error) => return vec![Fate::Failed(error)],
+        };
         let mut trouble = false;
         let mut items = pin!(items.enumerate());
         while let Some((index, item)) = items.next().await {
-            if waiting.len() >= self.in_flight
-                && let Some(oldest) = waiting.pop_front()
-            {
-                trouble |= self.settle(oldest, &mut fates).await;
-                // Acknowledgements come many at a time, and a clock for each costs more than the rest.
-                while let Some(Sent { acknowledgement, .. }) = waiting.front_mut()
-                    && let Some(answer) = acknowledgement.now_or_never()
-                    && let Some(Sent { index, item, .. }) = waiting.pop_front()
-                {
-                    trouble |= self.note(index, item, answer, &mut fates);
+            if flight.len() >= self.in_flight {
+                let mut landed = flight.next().await;
+                while let Some(one) = landed {
+                    trouble |= self.note(one, &mut fates);
+                    landed = flight.at_hand();
                 }
             }
             if trouble {
                 break;
             }
-            let item = match item {
+            let (item, headers) = match item {
                 Ok(item) => item,
                 Err(error) => {
                     fates[index] = Fate::Failed(error);
                     break;
                 }
             };
-            match self.js.context.send_publish(item.subject.clone(), self.message(&item, true)).await {
-                Ok(acknowledgement) => {
-                    let acknowledgement = acknowledgement.into_future();
-                    waiting.push_back(Sent { index, at: Instant::now(), item, acknowledgement });
-                }
-                Err(error) => {
-                    fates[index] = self.fate(item, Err(error));
-                    trouble = !matches!(fates[index], Fate::Refused(_));
-                }
+            if let Some(not_sent) = flight.send(index, item, headers).await {
+                trouble |= self.note(not_sent, &mut fates);
             }
         }
-        while let Some(oldest) = waiting.pop_front() {
-            self.settle(oldest, &mut fates).await;
+        while let Some(landed) = flight.next().await {
+            self.note(landed, &mut fates);
         }
         fates
     }
 
-    /// Waits for one acknowledgement, counted from when it was sent: a dead server costs the time
-    /// once and not for every message in flight. Whether it is trouble.
-    async fn settle(&self, sent: Sent, fates: &mut [Fate]) -> bool {
-        let Sent { index, at, item, acknowledgement } = sent;
-        let answer = timeout_at(at + self.timeout, acknowledgement).await;
-        let answer = answer.unwrap_or_else(|_| Err(PublishErrorKind::TimedOut.into()));
-        self.note(index, item, answer, fates)
-    }
-
     /// Notes what became of a message. Whether it is trouble.
-    fn note(
-        &self,
-        index: usize,
-        item: Item,
-        answer: Result<PublishAck, PublishError>,
-        fates: &mut [Fate],
-    ) -> bool {
+    fn note(&self, (index, item, answer): Landed, fates: &mut [Fate]) -> bool {
         fates[index] = self.fate(item, answer);
         !matches!(fates[index], Fate::Stored(_) | Fate::Refused(_))
     }
 
-    fn message(&self, item: &Item, with_id: bool) -> PublishMessage {
-        let mut message = PublishMessage::build().payload(item.payload.clone()).expected_stream(self.name);
-        for (name, value) in &item.headers {
-            message = message.header(&**name, &**value);
-        }
-        if self.compare_and_set {
-            message = message.expected_last_subject_sequence(item.expected);
-        }
-        if with_id {
-            message = message.message_id(item.id.to_string());
-        }
-        message
-    }
-
-    fn fate(&self, item: Item, answer: Result<PublishAck, PublishError>) -> Fate {
-        let doubt = |item, answer| Fate::Doubt(Box::new(Doubt { item, answer }));
-        let error = match answer {
-            Ok(ack) if ack.duplicate => return doubt(item, Answer::Duplicate),
-            Ok(ack) => return Fate::Stored(ack.sequence),
-            Err(error) => error,
-        };
-        if let Some(refused) = publish_refusal(&error) {
-            return match refused.error_code() {
+    fn fate(&self, item: Item, answer: Answer) -> Fate {
+        let doubt = |item, why| Fate::Doubt(Box::new(Doubt { item, why }));
+        match answer {
+            Answer::Stored(sequence) => Fate::Stored(sequence),
+            Answer::Duplicate => doubt(item, Why::Duplicate),
+            Answer::Refused(refused) => match refused.error_code() {
                 ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
                     Fate::Refused(refused.to_string())
                 }
                 // 10164: the wrong last sequence of newer servers, in other words.
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE
                 | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
-                | ErrorCode(10164) => doubt(item, Answer::Other(refused.to_string())),
-                _ => Fate::Failed(refusal("could not publish", refused)),
-            };
-        }
-        match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => Fate::Refused(format!(
+                | ErrorCode(10164) => doubt(item, Why::Other(refused.to_string())),
+                _ => Fate::Failed(refusal("could not publish", &refused)),
+            },
+            Answer::TooLarge => Fate::Refused(format!(
                 "it is larger than the {} bytes the server takes",
                 self.js.client.max_payload()
             )),
-            PublishErrorKind::TimedOut => {
-                let silence = self.js.silence("could not publish", &error);
+            Answer::Silence => {
+                let silence =
+                    self.js.silence("could not publish", &PublishError::new(PublishErrorKind::TimedOut));
                 if silence.kind == Kind::Rejected {
                     Fate::Failed(silence)
                 } else {
-                    doubt(item, Answer::None(silence.message))
+                    doubt(item, Why::Silence(silence.message))
                 }
             }
-            _ => doubt(item, Answer::Other(error.to_string())),
+            Answer::Other(why) => doubt(item, Why::Other(why)),
         }
     }
 
@@ -295,11 +227,11 @@ impl Publisher<'_> {
             let what = format!("the last message on `{}` is gone", item.subject);
             return Ok(Some(Fate::Failed(TransportError::new(Kind::Regressed, what))));
         }
-        match &doubt.answer {
+        match &doubt.why {
             _ if sequence != item.expected => Ok(None),
-            Answer::Duplicate if self.compare_and_set => Ok(self.resend(item).await),
+            Why::Duplicate if self.compare_and_set => Ok(self.resend(item).await),
             // The leader answers, and no rival was there: what is missing is that anything is stored.
-            Answer::None(what) => {
+            Why::Silence(what) => {
                 let what = format!("{what}; the server answers, and has not stored it");
                 Ok(Some(Fate::Failed(TransportError::new(Kind::Unknown, what).with_hint(STORES_NOTHING))))
             }
@@ -310,7 +242,9 @@ impl Publisher<'_> {
     /// Publishes what was purged within the duplicate window: its id is still remembered. The
     /// expected sequence alone keeps it from being stored twice. Not stored is still no telling.
     async fn resend(&self, item: &Item) -> Option<Fate> {
-        let sent = self.js.context.send_publish(item.subject.clone(), self.message(item, false)).await;
+        let headers = item.headers(self.name, self.compare_and_set, false);
+        let message = PublishMessage::build().payload(item.payload.clone()).headers(headers);
+        let sent = self.js.context.send_publish(item.subject.clone(), message).await;
         match sent.ok()?.await {
             Ok(ack) if !ack.duplicate => Some(Fate::Stored(ack.sequence)),
             _ => None,
@@ -348,10 +282,10 @@ fn verdict(fates: Vec<Fate>) -> Result<Vec<Delivery>, TransportError> {
             }
             Fate::NotSent => continue,
             Fate::Doubt(doubt) => {
-                let Doubt { item, answer } = *doubt;
-                let why = match answer {
-                    Answer::Duplicate => "the server saw its id before".to_owned(),
-                    Answer::Other(why) | Answer::None(why) => why,
+                let Doubt { item, why } = *doubt;
+                let why = match why {
+                    Why::Duplicate => "the server saw its id before".to_owned(),
+                    Why::Other(why) | Why::Silence(why) => why,
                 };
                 let what = format!("could not prove what is stored on `{}`: {why}", item.subject);
                 TransportError::new(Kind::Conflict, what)
