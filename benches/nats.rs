@@ -206,7 +206,8 @@ async fn publish(js: &jetstream::Context, nats: &Nats, name: &str, rows: usize, 
     let mut published = Published { bare: Duration::ZERO, ours: Duration::ZERO, growth: 0 };
     for (turn, from) in (0..rows).step_by(BATCH).enumerate() {
         let records = records(from..(from + BATCH).min(rows));
-        for ours in [(first + turn) % 2 == 0, (first + turn) % 2 != 0] {
+        let begins = (first + turn).is_multiple_of(2);
+        for ours in [begins, !begins] {
             let events = outgoing(&factory, &records);
             if !ours {
                 published.bare += bare(js, name, events, from).await;

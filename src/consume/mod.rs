@@ -197,9 +197,9 @@ impl Received {
         &self.line
     }
 
-    /// The same, shared.
-    pub(crate) fn json(&self) -> Bytes {
-        self.line.clone()
+    /// Its place and what it holds.
+    pub(crate) fn into_parts(self) -> (Place, Bytes) {
+        (self.place, self.line)
     }
 }
 

@@ -9,13 +9,13 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::endpoint::{Failure, Parcel};
+use super::{endpoint::Failure, lanes::Ticket};
 use crate::{
     config::{LocalConfig, TransportConfig},
-    consume::Place,
     transport::{TransportError, TransportErrorKind as Kind},
 };
 
@@ -82,7 +82,7 @@ impl<'a> Label<'a> {
         failed_at: Timestamp,
         (forwarder, endpoint): (&'a str, &'a str),
         failure: &'a Failure,
-        place: &Place,
+        ticket: Ticket,
     ) -> Self {
         Self {
             failed_at,
@@ -91,8 +91,8 @@ impl<'a> Label<'a> {
             reason: &failure.reason,
             status: failure.status,
             attempts: failure.attempts,
-            partition: place.partition,
-            position: place.position,
+            partition: ticket.partition,
+            position: ticket.position,
         }
     }
 
@@ -154,19 +154,19 @@ impl DeadLetters {
         }
     }
 
-    /// Writes one event; it is durable when this returns.
+    /// Writes one event, of this `id` and `partitionkey`; it is durable when this returns.
     ///
     /// # Errors
     /// When it could not be written. It may be there all the same.
     pub(super) async fn write(
         &self,
         label: &Label<'_>,
-        key: &str,
-        parcel: &Parcel,
+        (id, key): (&str, &str),
+        json: &Bytes,
     ) -> Result<(), TransportError> {
         match self {
             Self::File { file, path } => {
-                let (file, line) = (Arc::clone(file), line(label, &parcel.json));
+                let (file, line) = (Arc::clone(file), line(label, json));
                 let written = tokio::task::spawn_blocking(move || {
                     (&*file).write_all(&line)?;
                     file.sync_data()
@@ -177,13 +177,13 @@ impl DeadLetters {
             #[cfg(feature = "kafka")]
             Self::Kafka(topic) => {
                 let content_type = ("content-type", "application/cloudevents+json; charset=UTF-8");
-                topic.write(key, &label.headers(content_type), &parcel.json).await
+                topic.write(key, &label.headers(content_type), json).await
             }
             #[cfg(feature = "nats")]
             Self::Nats(subject) => {
                 let content_type = ("Content-Type", "application/cloudevents+json");
-                let id = format!("{}/{}", label.forwarder, parcel.id);
-                subject.write(&id, &label.headers(content_type), parcel.json.clone()).await
+                let id = format!("{}/{id}", label.forwarder);
+                subject.write(&id, &label.headers(content_type), json.clone()).await
             }
         }
     }
@@ -244,11 +244,6 @@ mod tests {
         }
     }
 
-    fn parcel() -> Parcel {
-        let json = bytes::Bytes::from_static(br#"{"id":"1","data":{}}"#);
-        Parcel { id: "1".to_owned(), binary: None, json }
-    }
-
     #[test]
     fn targets_are_told_apart() {
         let parse = |text: &str| DeadLetterTarget::parse(text).unwrap();
@@ -271,9 +266,10 @@ mod tests {
             "2026-03-01T00:00:00Z".parse().unwrap(),
             ("f", "http://h/"),
             &failure,
-            &Place::of(0, 7),
+            Ticket::of(0, 7),
         );
-        letters.write(&label, "k", &parcel()).await.unwrap();
+        let json = Bytes::from_static(br#"{"id":"1","data":{}}"#);
+        letters.write(&label, ("1", "k"), &json).await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
@@ -287,7 +283,7 @@ mod tests {
             "2026-03-01T00:00:00Z".parse().unwrap(),
             ("f", "http://h/"),
             &failure,
-            &Place::of(2, 7),
+            Ticket::of(2, 7),
         );
         let headers = label.headers(("content-type", "application/cloudevents+json"));
         assert!(headers.iter().all(|(name, value)| !name.starts_with("ce") && !value.contains(['\r', '\n'])));

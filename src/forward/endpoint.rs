@@ -25,6 +25,7 @@ use super::{
 use crate::{
     admin::{Health, Readiness},
     clock::Clock,
+    consume::Event,
     event::uuid_v5,
     http,
     telemetry::Metrics,
@@ -46,13 +47,19 @@ const LONGEST_EXCERPT: usize = 200;
 /// An event on its way.
 #[derive(Debug)]
 pub(super) struct Parcel {
-    /// The event's `id`.
-    pub(super) id: String,
     /// In binary mode the event as a request, or why it cannot be one. The others are made of the JSON
     /// when they are sent.
     pub(super) binary: Option<Box<Result<Content, String>>>,
     /// Its JSON form.
     pub(super) json: Bytes,
+}
+
+impl Parcel {
+    /// An attribute of the event, which was read before.
+    pub(super) fn attribute(&self, name: &str) -> String {
+        let event = Event::read(&self.json).ok();
+        event.and_then(|event| event.get(name).map(str::to_owned)).unwrap_or_default()
+    }
 }
 
 /// What became of an event.
@@ -132,13 +139,11 @@ impl Endpoint {
         parcels: impl ExactSizeIterator<Item = &'a Parcel> + Clone,
     ) -> Vec<Outcome> {
         if parcels.len() > 1 {
-            let ids: Vec<_> = parcels.clone().map(|parcel| parcel.id.as_str()).collect();
-            let id = uuid_v5(Uuid::NAMESPACE_URL, ids.join("\n").as_bytes()).to_string();
             let content = batch(parcels.clone().map(|parcel| &*parcel.json));
-            match self.try_until_taken(&id, &content).await {
+            match self.try_until_taken(parcels.clone(), &content).await {
                 Outcome::Delivered => return parcels.map(|_| Outcome::Delivered).collect(),
                 Outcome::Failed(Failure { refused: true, reason, .. }) => {
-                    debug!(events = ids.len(), "a batch was refused, each goes alone: {reason}");
+                    debug!(events = parcels.len(), "a batch was refused, each goes alone: {reason}");
                 }
                 Outcome::Failed(failure) => {
                     return parcels.map(|_| Outcome::Failed(failure.clone())).collect();
@@ -160,11 +165,12 @@ impl Endpoint {
     }
 
     async fn deliver_one(&self, parcel: &Parcel) -> Outcome {
+        let one = std::iter::once(parcel);
         match parcel.binary.as_deref() {
             // A batch of one: what goes alone after its batch was refused.
-            None if self.batched => self.try_until_taken(&parcel.id, &batch([&*parcel.json])).await,
-            None => self.try_until_taken(&parcel.id, &structured(parcel.json.clone())).await,
-            Some(Ok(content)) => self.try_until_taken(&parcel.id, content).await,
+            None if self.batched => self.try_until_taken(one, &batch([&*parcel.json])).await,
+            None => self.try_until_taken(one, &structured(parcel.json.clone())).await,
+            Some(Ok(content)) => self.try_until_taken(one, content).await,
             Some(Err(why)) => Outcome::Failed(Failure {
                 refused: true,
                 reason: why.clone(),
@@ -175,7 +181,13 @@ impl Endpoint {
         }
     }
 
-    async fn try_until_taken(&self, id: &str, content: &Content) -> Outcome {
+    async fn try_until_taken<'a>(
+        &self,
+        parcels: impl ExactSizeIterator<Item = &'a Parcel> + Clone,
+        content: &Content,
+    ) -> Outcome {
+        // Only a signature has it, of every attempt the same.
+        let id = self.signer.as_ref().map(|_| message_id(parcels));
         let mut began = None;
         let mut attempts = 0;
         let mut pause_until = None;
@@ -185,7 +197,7 @@ impl Endpoint {
             }
             let began = *began.get_or_insert_with(Instant::now);
             attempts += 1;
-            let (reason, status, after) = match self.attempt(id, content).await {
+            let (reason, status, after) = match self.attempt(id.as_deref(), content).await {
                 Attempt::Taken => {
                     self.metrics.forward_attempt("taken");
                     self.cheer();
@@ -217,7 +229,7 @@ impl Endpoint {
             let asked_for =
                 after.filter(|after| !after.is_zero()).map(|after| after.min(self.retry.left(failing)));
             let pause = asked_for.unwrap_or_else(|| self.retry.pause(attempts, chance));
-            debug!(id, attempts, ?pause, "not taken: {reason}");
+            debug!(attempts, ?pause, "not taken: {reason}");
             self.complain(&reason, pause, asked_for.is_some());
             pause_until = Some(Instant::now() + pause);
         }
@@ -239,10 +251,10 @@ impl Endpoint {
         }
     }
 
-    async fn attempt(&self, id: &str, content: &Content) -> Attempt {
+    async fn attempt(&self, id: Option<&str>, content: &Content) -> Attempt {
         let mut headers = content.headers.clone();
         headers.extend(self.headers.clone());
-        if let Some(signer) = &self.signer {
+        if let (Some(signer), Some(id)) = (&self.signer, id) {
             let timestamp = self.clock.now().as_second();
             let signature = signer.signature(id, timestamp, &content.body);
             for (name, value) in [("webhook-id", id), ("webhook-signature", &signature)] {
@@ -321,6 +333,13 @@ impl Endpoint {
     fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
         self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an endpoint can tell a request again by: an event's `id`; of several, one made of theirs.
+fn message_id<'a>(parcels: impl ExactSizeIterator<Item = &'a Parcel>) -> String {
+    let single = parcels.len() == 1;
+    let ids = parcels.map(|parcel| parcel.attribute("id")).collect::<Vec<_>>().join("\n");
+    if single { ids } else { uuid_v5(Uuid::NAMESPACE_URL, ids.as_bytes()).to_string() }
 }
 
 /// A URL for logs and dead letters: user, password and query may be secrets.

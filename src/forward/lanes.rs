@@ -6,10 +6,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    hash::BuildHasher as _,
 };
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::{DefaultHashBuilder, HashMap, hash_map::Entry};
 
 use crate::consume::Place;
 
@@ -18,12 +18,32 @@ use crate::consume::Place;
 pub(super) struct Lanes<T> {
     /// What waits behind an event of its key that is ready or at work, by key. A key is here from its
     /// first event to the end of its last.
-    waiting: HashMap<Arc<str>, VecDeque<(Place, T)>>,
+    waiting: HashMap<Lane, VecDeque<(Ticket, T)>>,
     /// The first event of each key nobody is at work on.
-    ready: VecDeque<(Arc<str>, Place, T)>,
+    ready: VecDeque<(Lane, Ticket, T)>,
     /// Everything not yet passed by the position, by partition.
     open: BTreeMap<i32, Open>,
     count: usize,
+    hasher: DefaultHashBuilder,
+}
+
+/// A key, as the hash of its text: two keys of one hash only wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Lane(u64);
+
+/// Where an event lies, and which of all ever read of its partition it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    pub(super) partition: i32,
+    pub(super) position: u64,
+    number: u64,
+}
+
+#[cfg(test)]
+impl Ticket {
+    pub(super) const fn of(partition: i32, position: u64) -> Self {
+        Self { partition, position, number: 0 }
+    }
 }
 
 /// What was read of a partition and is not yet passed by its position.
@@ -31,15 +51,27 @@ pub(super) struct Lanes<T> {
 struct Open {
     /// In the order it was read; and whether it is done.
     places: VecDeque<(Place, bool)>,
-    /// By position, which of all places ever read it is.
-    numbers: HashMap<(u32, u64), u64>,
     /// The number of the first of `places`.
     first: u64,
+    /// The place furthest on of all that were ever read.
+    furthest: (u32, u64),
+}
+
+impl Open {
+    fn index(&self, ticket: Ticket) -> Option<usize> {
+        usize::try_from(ticket.number.checked_sub(self.first)?).ok()
+    }
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { waiting: HashMap::new(), ready: VecDeque::new(), open: BTreeMap::new(), count: 0 }
+        Self {
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            open: BTreeMap::new(),
+            count: 0,
+            hasher: DefaultHashBuilder::default(),
+        }
     }
 }
 
@@ -54,17 +86,20 @@ impl<T> Lanes<T> {
         self.ready.len()
     }
 
+    /// The lane of a key.
+    pub(super) fn lane(&self, key: &str) -> Lane {
+        Lane(self.hasher.hash_one(key))
+    }
+
     /// Takes in what was read. A place that is here already is left alone: after a change of owner a
     /// broker gives again what was not yet committed.
-    pub(super) fn push(&mut self, key: Arc<str>, place: Place, item: T) {
-        if !self.enter(place.clone(), false) {
-            return;
-        }
-        match self.waiting.entry(key) {
-            Entry::Occupied(mut lane) => lane.get_mut().push_back((place, item)),
-            Entry::Vacant(lane) => {
-                self.ready.push_back((lane.key().clone(), place, item));
-                lane.insert(VecDeque::new());
+    pub(super) fn push(&mut self, lane: Lane, place: Place, item: T) {
+        let Some(ticket) = self.enter(place, false) else { return };
+        match self.waiting.entry(lane) {
+            Entry::Occupied(mut waiting) => waiting.get_mut().push_back((ticket, item)),
+            Entry::Vacant(waiting) => {
+                self.ready.push_back((lane, ticket, item));
+                waiting.insert(VecDeque::new());
             }
         }
     }
@@ -74,54 +109,56 @@ impl<T> Lanes<T> {
         self.enter(place, true);
     }
 
-    fn enter(&mut self, place: Place, done: bool) -> bool {
+    fn enter(&mut self, place: Place, done: bool) -> Option<Ticket> {
         let open = self.open.entry(place.partition).or_default();
-        let number = open.first + open.places.len() as u64;
-        match open.numbers.entry(place.number()) {
-            Entry::Occupied(_) => return false,
-            Entry::Vacant(new) => new.insert(number),
-        };
+        let at = place.number();
+        // Looked for only where a broker goes back: else every place is further on than all before.
+        if at <= open.furthest && open.places.iter().any(|(known, _)| known.number() == at) {
+            return None;
+        }
+        open.furthest = open.furthest.max(at);
+        let Place { partition, position, .. } = place;
+        let ticket = Ticket { partition, position, number: open.first + open.places.len() as u64 };
         open.places.push_back((place, done));
         self.count += 1;
-        true
+        Some(ticket)
     }
 
     /// Up to `most` events that may go together: all of keys nobody is at work on, each key's in
-    /// order. Their keys are taken until [`Lanes::free`].
-    pub(super) fn take(&mut self, most: usize) -> Vec<(Arc<str>, Place, T)> {
-        let mut taken = Vec::new();
+    /// order. Their lanes are taken until [`Lanes::free`].
+    pub(super) fn take(&mut self, most: usize) -> Vec<(Lane, Ticket, T)> {
+        let mut taken = Vec::with_capacity(most.min(self.count));
         while taken.len() < most {
-            let Some((key, place, item)) = self.ready.pop_front() else { break };
-            taken.push((key.clone(), place, item));
-            let Some(lane) = self.waiting.get_mut(&key) else { continue };
-            let count = lane.len().min(most - taken.len());
-            taken.extend(lane.drain(..count).map(|(place, item)| (key.clone(), place, item)));
+            let Some((lane, ticket, item)) = self.ready.pop_front() else { break };
+            taken.push((lane, ticket, item));
+            let Some(waiting) = self.waiting.get_mut(&lane) else { continue };
+            let count = waiting.len().min(most - taken.len());
+            taken.extend(waiting.drain(..count).map(|(ticket, item)| (lane, ticket, item)));
         }
         taken
     }
 
     /// This event is done.
-    pub(super) fn done(&mut self, place: &Place) {
-        let Some(open) = self.open.get_mut(&place.partition) else { return };
-        let index = open.numbers.get(&place.number()).and_then(|n| usize::try_from(n - open.first).ok());
-        if let Some((_, done)) = index.and_then(|index| open.places.get_mut(index)) {
+    pub(super) fn done(&mut self, ticket: Ticket) {
+        let Some(open) = self.open.get_mut(&ticket.partition) else { return };
+        if let Some((_, done)) = open.index(ticket).and_then(|index| open.places.get_mut(index)) {
             *done = true;
         }
     }
 
-    /// Nobody is at work any more on what one [`Lanes::take`] gave, all of its events' keys.
-    pub(super) fn free<'a>(&mut self, keys: impl IntoIterator<Item = &'a Arc<str>>) {
+    /// Nobody is at work any more on what one [`Lanes::take`] gave, all of its events' lanes.
+    pub(super) fn free(&mut self, lanes: impl IntoIterator<Item = Lane>) {
         let mut last = None;
-        for key in keys {
+        for lane in lanes {
             // A key's events stand side by side.
-            if last == Some(key) {
+            if last == Some(lane) {
                 continue;
             }
-            last = Some(key);
-            let Entry::Occupied(mut lane) = self.waiting.entry(key.clone()) else { continue };
-            match lane.get_mut().pop_front() {
-                Some((place, item)) => self.ready.push_back((key.clone(), place, item)),
-                None => drop(lane.remove()),
+            last = Some(lane);
+            let Entry::Occupied(mut waiting) = self.waiting.entry(lane) else { continue };
+            match waiting.get_mut().pop_front() {
+                Some((ticket, item)) => self.ready.push_back((lane, ticket, item)),
+                None => drop(waiting.remove()),
             }
         }
     }
@@ -132,7 +169,6 @@ impl<T> Lanes<T> {
         for open in self.open.values_mut() {
             let mut newest = None;
             while let Some((place, _)) = open.places.pop_front_if(|(_, done)| *done) {
-                open.numbers.remove(&place.number());
                 open.first += 1;
                 self.count -= 1;
                 newest = Some(place);
@@ -151,22 +187,27 @@ mod tests {
 
     use super::*;
 
+    fn push(lanes: &mut Lanes<u64>, key: &str, place: Place, item: u64) {
+        let lane = lanes.lane(key);
+        lanes.push(lane, place, item);
+    }
+
     fn read(events: &[(&'static str, u64)]) -> Lanes<u64> {
         let mut lanes = Lanes::<u64>::default();
         for (key, position) in events {
-            lanes.push(Arc::from(*key), Place::of(0, *position), *position);
+            push(&mut lanes, key, Place::of(0, *position), *position);
         }
         lanes
     }
 
-    fn finish(lanes: &mut Lanes<u64>, taken: &[(Arc<str>, Place, u64)]) {
-        for (_, place, _) in taken {
-            lanes.done(place);
+    fn finish(lanes: &mut Lanes<u64>, taken: &[(Lane, Ticket, u64)]) {
+        for (_, ticket, _) in taken {
+            lanes.done(*ticket);
         }
-        lanes.free(taken.iter().map(|(key, _, _)| key));
+        lanes.free(taken.iter().map(|(lane, _, _)| *lane));
     }
 
-    fn items(taken: &[(Arc<str>, Place, u64)]) -> Vec<u64> {
+    fn items(taken: &[(Lane, Ticket, u64)]) -> Vec<u64> {
         taken.iter().map(|(_, _, item)| *item).collect()
     }
 
@@ -186,7 +227,7 @@ mod tests {
         let mut lanes = read(&[("a", 1), ("b", 2), ("a", 3), ("c", 4)]);
         let batch = lanes.take(3);
         assert_eq!(items(&batch), [1, 3, 2]);
-        lanes.push(Arc::from("a"), Place::of(0, 5), 5);
+        push(&mut lanes, "a", Place::of(0, 5), 5);
         assert_eq!(items(&lanes.take(3)), [4], "a and b are at work");
         finish(&mut lanes, &batch);
         assert_eq!(items(&lanes.take(3)), [5]);
@@ -196,7 +237,7 @@ mod tests {
     fn the_position_stops_before_the_first_that_is_not_done() {
         let mut lanes = read(&[("a", 10), ("b", 20), ("c", 30)]);
         lanes.pass(Place::of(0, 40));
-        lanes.push(Arc::from("d"), Place::of(1, 7), 7);
+        push(&mut lanes, "d", Place::of(1, 7), 7);
         let (a, b) = (lanes.take(1), lanes.take(1));
         finish(&mut lanes, &b);
         assert_eq!(lanes.advance(), []);
@@ -211,17 +252,17 @@ mod tests {
     #[test]
     fn what_is_read_again_after_a_change_of_owner_goes_once_while_it_is_here() {
         let mut lanes = read(&[("a", 1), ("b", 2)]);
-        lanes.push(Arc::from("a"), Place::of(0, 1), 1);
-        lanes.push(Arc::from("b"), Place::of(0, 2), 2);
-        assert_eq!((lanes.len(), items(&lanes.take(9))), (2, vec![1, 2]));
+        push(&mut lanes, "a", Place::of(0, 1), 1);
+        push(&mut lanes, "b", Place::of(0, 2), 2);
+        let first = lanes.take(9);
+        assert_eq!((lanes.len(), items(&first)), (2, vec![1, 2]));
         // What was done before, and whose commit another owner did not see, comes once more.
-        lanes.push(Arc::from("c"), Place::of(0, 0), 0);
+        push(&mut lanes, "c", Place::of(0, 0), 0);
         let again = lanes.take(9);
         assert_eq!(items(&again), [0]);
         finish(&mut lanes, &again);
         assert_eq!(lanes.advance(), [], "it was read last");
-        lanes.done(&Place::of(0, 1));
-        lanes.done(&Place::of(0, 2));
+        finish(&mut lanes, &first);
         assert_eq!(lanes.advance(), [Place::of(0, 0)]);
     }
 
@@ -229,8 +270,8 @@ mod tests {
     #[test]
     fn a_line_of_the_next_file_is_another_one() {
         let mut lanes = Lanes::default();
-        lanes.push(Arc::from("a"), Place::of_line(0, 1), 1);
-        lanes.push(Arc::from("b"), Place::of_line(1, 1), 2);
+        push(&mut lanes, "a", Place::of_line(0, 1), 1);
+        push(&mut lanes, "b", Place::of_line(1, 1), 2);
         let (a, b) = (lanes.take(1), lanes.take(1));
         assert_eq!((items(&a), items(&b)), (vec![1], vec![2]));
         finish(&mut lanes, &b);
@@ -258,25 +299,25 @@ mod tests {
             let mut unread = events.iter().enumerate();
             let mut at_work = Vec::new();
             let mut done = BTreeSet::new();
-            let mut seen: HashMap<Arc<str>, Vec<u64>> = HashMap::new();
+            let mut seen: HashMap<Lane, Vec<u64>> = HashMap::new();
             let mut passed = HashMap::new();
             for choice in choices {
                 match choice.index(3) {
                     0 => if let Some((n, key)) = unread.next() {
-                        lanes.push(Arc::from(KEYS[*key]), place(*key, n), n as u64);
+                        push(&mut lanes, KEYS[*key], place(*key, n), n as u64);
                     },
                     1 => {
                         let taken = lanes.take(most);
                         if !taken.is_empty() {
-                            for (key, _, item) in &taken {
-                                seen.entry(Arc::clone(key)).or_default().push(*item);
+                            for (lane, _, item) in &taken {
+                                seen.entry(*lane).or_default().push(*item);
                             }
                             at_work.push(taken);
                         }
                     }
                     _ => if !at_work.is_empty() {
                         let taken = at_work.swap_remove(choice.index(at_work.len()));
-                        done.extend(taken.iter().map(|(_, place, _)| (place.partition, place.position)));
+                        done.extend(taken.iter().map(|(_, ticket, _)| (ticket.partition, ticket.position)));
                         finish(&mut lanes, &taken);
                         for place in lanes.advance() {
                             passed.insert(place.partition, place.position);

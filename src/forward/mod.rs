@@ -39,7 +39,7 @@ use crate::{
     admin::{Health, Readiness},
     clock::Clock,
     config::TransportConfig,
-    consume::{Bound, ConsumerName, Filter, Place, ReadOptions, Reader, Received, Start},
+    consume::{Bound, ConsumerName, Filter, NotOurs, Place, ReadOptions, Reader, Received, Start},
     exit::Exit,
     http,
     telemetry::Metrics,
@@ -47,7 +47,7 @@ use crate::{
 };
 use dead_letter::{DeadLetters, Label};
 use endpoint::{Endpoint, Mood, Outcome, Parcel, label};
-use lanes::Lanes;
+use lanes::{Lane, Lanes, Ticket};
 
 /// The position is moved at most so often: what was delivered since is delivered again after a kill.
 const COMMIT: Duration = Duration::from_millis(500);
@@ -103,10 +103,17 @@ pub struct ForwardConfig {
 }
 
 /// What goes in one request.
-type Unit = Vec<(Arc<str>, Place, Parcel)>;
+type Unit = Vec<(Lane, Ticket, Parcel)>;
 
 /// A delivery that ended, and what became of each event.
 type Settled = (Unit, Vec<Outcome>);
+
+/// What a message is to the forwarder.
+enum Look {
+    Forward(Lane, Option<Box<Result<binding::Content, String>>>),
+    Filtered,
+    NotOurs(NotOurs),
+}
 
 struct Forwarder {
     reader: Reader,
@@ -245,12 +252,12 @@ impl Forwarder {
                 _ = report.tick() => self.report(),
                 next = self.reader.next(), if !at_end && self.lanes.len() < window => match next? {
                     Some(received) => {
-                        self.take_in(&received);
+                        self.take_in(received);
                         // And what came with it: to look around between two messages costs more than one.
                         while self.lanes.len() < window
                             && let Some(received) = self.reader.at_hand()
                         {
-                            self.take_in(&received);
+                            self.take_in(received);
                         }
                     }
                     None => at_end = true,
@@ -282,32 +289,41 @@ impl Forwarder {
         }
     }
 
-    fn take_in(&mut self, received: &Received) {
-        let place = received.place.clone();
-        let event = match received.event() {
-            Ok(event) => event,
-            Err(why) => {
+    fn take_in(&mut self, received: Received) {
+        let look = self.look(&received);
+        let (place, json) = received.into_parts();
+        match look {
+            Look::Forward(lane, binary) => self.lanes.push(lane, place, Parcel { binary, json }),
+            Look::Filtered => {
+                self.counts.filtered += 1;
+                self.endpoint.metrics.forwarded("filtered", 1);
+                self.pass(place);
+            }
+            Look::NotOurs(why) => {
                 self.counts.not_ours += 1;
                 self.endpoint.metrics.forwarded("not_ours", 1);
-                let Place { partition, position, .. } = place;
                 if self.counts.not_ours <= TOLD {
+                    let Place { partition, position, .. } = place;
                     warn!(partition, position, "passed over what is no event of ours: {why}");
                 }
                 if self.counts.not_ours == TOLD {
                     warn!("more of them are only counted; `tail --all` shows them");
                 }
-                return self.pass(place);
+                self.pass(place);
             }
+        }
+    }
+
+    fn look(&self, received: &Received) -> Look {
+        let event = match received.event() {
+            Ok(event) => event,
+            Err(why) => return Look::NotOurs(why),
         };
         if !self.config.filter.matches(&event) {
-            self.counts.filtered += 1;
-            self.endpoint.metrics.forwarded("filtered", 1);
-            return self.pass(place);
+            return Look::Filtered;
         }
-        let json = received.json();
         let binary = (self.config.mode == HttpMode::Binary).then(|| Box::new(binding::binary(&event)));
-        let (id, key) = (event.id().to_owned(), Arc::from(event.key()));
-        self.lanes.push(key, place, Parcel { id, binary, json });
+        Look::Forward(self.lanes.lane(event.key()), binary)
     }
 
     fn pass(&mut self, place: Place) {
@@ -335,42 +351,37 @@ impl Forwarder {
             outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Delivered)).count() as u64;
         self.counts.delivered += delivered;
         self.endpoint.metrics.forwarded("delivered", delivered);
-        for ((key, place, parcel), outcome) in unit.iter().zip(outcomes) {
+        for ((_, ticket, parcel), outcome) in unit.iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered => {}
-                Outcome::Failed(failure) => self.put_aside(key, place, parcel, failure).await?,
+                Outcome::Failed(failure) => self.put_aside(*ticket, parcel, failure).await?,
                 Outcome::Moved(answer) => {
                     return Err(ForwardError::Moved { endpoint: self.label.clone(), answer });
                 }
                 Outcome::Abandoned => return Ok(()),
             }
-            self.lanes.done(place);
+            self.lanes.done(*ticket);
         }
-        self.lanes.free(unit.iter().map(|(key, _, _)| key));
+        self.lanes.free(unit.iter().map(|(lane, _, _)| *lane));
         self.advance();
         Ok(())
     }
 
     async fn put_aside(
         &mut self,
-        key: &Arc<str>,
-        place: &Place,
+        ticket: Ticket,
         parcel: &Parcel,
         failure: endpoint::Failure,
     ) -> Result<(), ForwardError> {
+        let (id, key) = (parcel.attribute("id"), parcel.attribute("partitionkey"));
         let Some(dead_letters) = &self.dead_letters else {
-            return Err(ForwardError::Undelivered {
-                endpoint: self.label.clone(),
-                id: parcel.id.clone(),
-                key: key.to_string(),
-                failure,
-            });
+            return Err(ForwardError::Undelivered { endpoint: self.label.clone(), id, key, failure });
         };
         let now = self.endpoint.clock.now();
-        let label = Label::new(now, (self.config.name.as_str(), &self.label), &failure, place);
-        dead_letters.write(&label, key, parcel).await.map_err(ForwardError::DeadLetter)?;
+        let label = Label::new(now, (self.config.name.as_str(), &self.label), &failure, ticket);
+        dead_letters.write(&label, (&id, &key), &parcel.json).await.map_err(ForwardError::DeadLetter)?;
         let (reason, attempts) = (&failure.reason, failure.attempts);
-        warn!(id = parcel.id, key = &**key, attempts, "an event is among the dead letters: {reason}");
+        warn!(id, key, attempts, "an event is among the dead letters: {reason}");
         self.counts.dead_letters += 1;
         self.endpoint.metrics.forwarded("dead_letter", 1);
         Ok(())

@@ -7,14 +7,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    Known, Nats,
-    client::JetStream,
-    layout,
-    flight::Item,
-    publish::Publisher,
-    read,
-};
+use super::{Known, Nats, client::JetStream, flight::Item, layout, publish::Publisher, read};
 use crate::{
     dedup::ConnectionState,
     event::uuid_v5,

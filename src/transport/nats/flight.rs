@@ -118,8 +118,7 @@ impl<'a> Flight<'a> {
         let at = Instant::now();
         let reply = Subject::from(format!("{}{}", self.inbox, self.gone + self.waiting.len()));
         let (subject, payload) = (item.subject.clone(), item.payload.clone());
-        let mut sending =
-            pin!(self.client.publish_with_reply_and_headers(subject, reply, headers, payload));
+        let mut sending = pin!(self.client.publish_with_reply_and_headers(subject, reply, headers, payload));
         let sent = match sending.as_mut().now_or_never() {
             Some(sent) => sent,
             // The client takes no more for now; where it is not connected, it does not for long.
