@@ -18,8 +18,17 @@ pub(crate) fn members<'a>(
     text: &'a str,
     mut each: impl FnMut(Cow<'a, str>, MemberValue<'a>),
 ) -> Result<(), usize> {
+    descend(text, |name, scan| scan.member().map(|value| each(name, value)))
+}
+
+/// Takes an object apart and those in it in one go: `each` is given the name of each member and where
+/// its value begins, and takes it with [`Scan::member`] or [`Scan::object`]; `None` where that gave it.
+pub(crate) fn descend<'a>(
+    text: &'a str,
+    mut each: impl FnMut(Cow<'a, str>, &mut Scan<'a>) -> Option<()>,
+) -> Result<(), usize> {
     let mut scan = Scan { text, special: special(text.as_bytes()), at: 0 };
-    scan.object(&mut each).ok_or(scan.at)?;
+    scan.members(&mut each).ok_or(scan.at)?;
     scan.space();
     if scan.at == text.len() { Ok(()) } else { Err(scan.at) }
 }
@@ -67,7 +76,8 @@ fn special(bytes: &[u8]) -> Special {
     special
 }
 
-struct Scan<'a> {
+/// A text being read.
+pub(crate) struct Scan<'a> {
     text: &'a str,
     special: Special,
     at: usize,
@@ -98,7 +108,38 @@ impl<'a> Scan<'a> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    fn object(&mut self, each: &mut impl FnMut(Cow<'a, str>, MemberValue<'a>)) -> Option<()> {
+    /// The value that begins here; `None` where it is none.
+    #[inline]
+    pub(crate) fn member(&mut self) -> Option<MemberValue<'a>> {
+        let start = self.at;
+        let plain = if self.peek() == Some(b'"') {
+            self.string()?
+        } else {
+            self.value(1)?;
+            false
+        };
+        Some(MemberValue { json: self.since(start)?, plain })
+    }
+
+    /// Whether the value that begins here is `null`, or none.
+    pub(crate) fn is_null(&self) -> bool {
+        self.peek() == Some(b'n')
+    }
+
+    /// The object that begins here, member by member as [`descend`] gives them: `Some(true)`. Any other
+    /// value is taken as it is: `Some(false)`. `None` where it is none.
+    pub(crate) fn object(
+        &mut self,
+        each: &mut impl FnMut(Cow<'a, str>, &mut Self) -> Option<()>,
+    ) -> Option<bool> {
+        if self.peek() == Some(b'{') {
+            self.members(each)?;
+            return Some(true);
+        }
+        self.member().map(|_| false)
+    }
+
+    fn members(&mut self, each: &mut impl FnMut(Cow<'a, str>, &mut Self) -> Option<()>) -> Option<()> {
         self.expect(b'{')?;
         self.space();
         if self.take(b'}').is_some() {
@@ -111,14 +152,7 @@ impl<'a> Scan<'a> {
             let name = MemberValue { json: self.since(start)?, plain }.text()?;
             self.expect(b':')?;
             self.space();
-            let start = self.at;
-            let plain = if self.peek() == Some(b'"') {
-                self.string()?
-            } else {
-                self.value(1)?;
-                false
-            };
-            each(name, MemberValue { json: self.since(start)?, plain });
+            each(name, self)?;
             self.space();
             if self.take(b',').is_none() {
                 return self.take(b'}');
@@ -338,6 +372,29 @@ mod tests {
                 check(&format!(r#"{{"a":"{text}{odd}{text}","{odd}":[""]}}"#));
             }
             check(&format!(r#"{{"a":"{text}"#));
+        }
+    }
+
+    #[test]
+    fn objects_within_are_taken_apart_on_the_way() {
+        let inner = |text: &'static str| {
+            let mut found = Vec::new();
+            let whole = descend(text, |name, scan| {
+                let object = scan.object(&mut |inner, scan| {
+                    let value = scan.member()?;
+                    found.push(format!("{name}.{inner}={}", value.json()));
+                    Some(())
+                })?;
+                found.push(format!("{name} {object}"));
+                Some(())
+            });
+            (found, whole)
+        };
+        let (found, whole) = inner(r#"{"a":{"b":1,"c":{"d":2}},"e":[3],"f":{ }}"#);
+        assert_eq!(whole, Ok(()));
+        assert_eq!(found, ["a.b=1", "a.c={\"d\":2}", "a true", "e false", "f true"]);
+        for (text, at) in [(r#"{"a":{"b":1}"#, 12), (r#"{"a":{"b":1,}}"#, 12), (r#"{"a":{"b":x}}"#, 10)] {
+            assert_eq!(inner(text).1, Err(at), "{text}");
         }
     }
 

@@ -10,7 +10,7 @@ mod wire;
 
 pub use cloudevents::Event;
 pub(crate) use json::{Object, plain_run, put_number, put_text};
-pub(crate) use members::{MemberValue, members};
+pub(crate) use members::{MemberValue, Scan, descend, members};
 pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};

@@ -14,7 +14,7 @@ mod stated;
 
 pub(crate) use scan::Scan;
 pub use state_record::{RecordError, StateRecord};
-pub(crate) use stated::StatedData;
+pub(crate) use stated::{StatedData, Stating};
 
 use std::{collections::BTreeMap, fmt};
 

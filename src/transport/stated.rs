@@ -12,7 +12,7 @@ use super::StateRecord;
 use crate::{
     cost::{Amount, Amounts, CostMetric, Granularity, Period, parse_instant},
     dedup::{ChangeKind, Statement, Status},
-    event::{MemberValue, members},
+    event::{MemberValue, Scan, descend},
 };
 
 /// The members of an event's data that are the key's state.
@@ -25,36 +25,58 @@ pub(crate) struct StatedData<'a> {
     amounts: Amounts,
 }
 
-impl<'a> StatedData<'a> {
-    /// Reads the data of an event, a JSON object.
+/// The members of an event's data, being read.
+#[derive(Default)]
+pub(crate) struct Stating<'a> {
+    service: Option<MemberValue<'a>>,
+    granularity: Option<MemberValue<'a>>,
+    start: Option<MemberValue<'a>>,
+    estimated: Option<MemberValue<'a>>,
+    group: Option<(Cow<'a, str>, Cow<'a, str>)>,
+    amounts: Amounts,
+    problem: Option<String>,
+}
+
+impl<'a> Stating<'a> {
+    /// Takes a member; `None` where its value is none.
+    pub(crate) fn take(&mut self, name: &str, scan: &mut Scan<'a>) -> Option<()> {
+        match name {
+            "service" => self.service = Some(scan.member()?),
+            "granularity" => self.granularity = Some(scan.member()?),
+            "periodStart" => self.start = Some(scan.member()?),
+            "estimated" => self.estimated = Some(scan.member()?),
+            _ if scan.is_null() => drop(scan.member()?),
+            "groups" => {
+                let mut first = None;
+                scan.object(&mut |name, scan| {
+                    let value = scan.member()?;
+                    if first.is_none() {
+                        first = value.text().map(|value| (name, value));
+                    }
+                    Some(())
+                })?;
+                if first.is_none() {
+                    self.problem = Some("its `groups` hold no group".to_owned());
+                }
+                self.group = first;
+            }
+            name => match CostMetric::from_member_name(name) {
+                None => drop(scan.member()?),
+                Some(metric) => match figure(scan)? {
+                    Ok(amount) => self.amounts.push((metric, amount)),
+                    Err(why) => self.problem = Some(format!("its `{name}` {why}")),
+                },
+            },
+        }
+        Some(())
+    }
+
+    /// What was stated.
     ///
     /// # Errors
     /// Why it is not what an event of ours states, in words.
-    pub(crate) fn read(data: &'a str) -> Result<Self, String> {
-        let [mut service, mut granularity, mut start, mut estimated] = [None; 4];
-        let mut group = None;
-        let mut amounts = Amounts::new();
-        let mut problem = None;
-        let whole = members(data, |name, value| match &*name {
-            "service" => service = Some(value),
-            "granularity" => granularity = Some(value),
-            "periodStart" => start = Some(value),
-            "estimated" => estimated = Some(value),
-            _ if value.json() == "null" => {}
-            "groups" => match first_group(value.json()) {
-                Some(first) => group = Some(first),
-                None => problem = Some("its `groups` hold no group".to_owned()),
-            },
-            name => {
-                if let Some(metric) = CostMetric::from_member_name(name) {
-                    match figure(value.json()) {
-                        Ok(amount) => amounts.push((metric, amount)),
-                        Err(why) => problem = Some(format!("its `{name}` {why}")),
-                    }
-                }
-            }
-        });
-        whole.map_err(|at| format!("its data is no JSON object: byte {at}"))?;
+    pub(crate) fn finish(self) -> Result<StatedData<'a>, String> {
+        let Self { service, granularity, start, estimated, group, mut amounts, problem } = self;
         if let Some(problem) = problem {
             return Err(problem);
         }
@@ -82,7 +104,20 @@ impl<'a> StatedData<'a> {
         if amounts.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return Err("it has a figure twice".to_owned());
         }
-        Ok(Self { service, period, estimated, group, amounts })
+        Ok(StatedData { service, period, estimated, group, amounts })
+    }
+}
+
+impl<'a> StatedData<'a> {
+    /// Reads the data of an event, a JSON object.
+    ///
+    /// # Errors
+    /// As [`Stating::finish`], and where it is no object.
+    pub(crate) fn read(data: &'a str) -> Result<Self, String> {
+        let mut stating = Stating::default();
+        descend(data, |name, scan| stating.take(&name, scan))
+            .map_err(|at| format!("its data is no JSON object: byte {at}"))?;
+        stating.finish()
     }
 
     /// What the second group is called: `LINKED_ACCOUNT`, `TAG:team`.
@@ -116,31 +151,24 @@ impl<'a> StatedData<'a> {
     }
 }
 
-/// The name and the value of the second group; there is one.
-fn first_group(groups: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
-    let mut first = None;
-    members(groups, |name, value| {
-        if first.is_none() {
-            first = value.text().map(|value| (name, value));
-        }
-    })
-    .ok()?;
-    first
-}
-
-fn figure(value: &str) -> Result<Amount, String> {
+/// The figure that begins here; `None` where no value does.
+fn figure(scan: &mut Scan<'_>) -> Option<Result<Amount, String>> {
     let [mut amount, mut unit] = [None, None];
-    let whole = members(value, |name, value| match &*name {
-        "amount" => amount = value.text(),
-        "unit" => unit = value.text(),
-        _ => {}
-    });
-    match (whole, amount, unit) {
-        (Ok(()), Some(amount), Some(unit)) => {
+    scan.object(&mut |name, scan| {
+        let value = scan.member()?;
+        match &*name {
+            "amount" => amount = value.text(),
+            "unit" => unit = value.text(),
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some(match (amount, unit) {
+        (Some(amount), Some(unit)) => {
             Amount::parse(amount, unit).map_err(|error| format!("is no figure: {error}"))
         }
         _ => Err("is no figure".to_owned()),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -9,37 +9,47 @@ use uuid::Uuid;
 
 use crate::{
     cost::parse_instant,
-    event::members,
-    transport::{StateRecord, StatedData},
+    event::descend,
+    transport::{StateRecord, StatedData, Stating},
 };
 
 /// The state a message states; the error says why it is no event of ours.
 pub(super) fn read(headers: Option<&HeaderMap>, payload: &[u8]) -> Result<StateRecord, String> {
     let payload = std::str::from_utf8(payload).map_err(|e| format!("it is no UTF-8: {e}"))?;
     let [mut id, mut time, mut revision, mut change] = [const { None }; 4];
-    let mut data = payload;
-    if is_structured(headers) {
-        data = "";
-        let whole = members(payload, |name, value| match &*name {
-            "id" => id = value.text(),
-            "time" => time = value.text(),
-            // A number, and a text to those who know no others.
-            "revision" => revision = value.text().or(Some(Cow::Borrowed(value.json()))),
-            "change" => change = value.text(),
-            "data" => data = value.json(),
-            _ => {}
+    let stated = if is_structured(headers) {
+        let mut stating = Stating::default();
+        let mut has_data = false;
+        let whole = descend(payload, |name, scan| {
+            if name == "data" {
+                stating = Stating::default();
+                has_data = scan.object(&mut |name, scan| stating.take(&name, scan))?;
+                return Some(());
+            }
+            let value = scan.member()?;
+            match &*name {
+                "id" => id = value.text(),
+                "time" => time = value.text(),
+                // A number, and a text to those who know no others.
+                "revision" => revision = value.text().or(Some(Cow::Borrowed(value.json()))),
+                "change" => change = value.text(),
+                _ => {}
+            }
+            Some(())
         });
         whole.map_err(|at| format!("it is no JSON object: byte {at}"))?;
-    } else if let Some(headers) = headers {
-        let header = |name: &str| headers.get(name).map(|value| Cow::Borrowed(value.as_str()));
+        if has_data { stating.finish() } else { Err("its data is no JSON object".to_owned()) }
+    } else {
+        let header = |name: &str| Some(Cow::Borrowed(headers?.get(name)?.as_str()));
         (id, time) = (header("ce-id"), header("ce-time"));
         (revision, change) = (header("ce-revision"), header("ce-change"));
-    }
+        StatedData::read(payload)
+    };
     let id = id.and_then(|id| Uuid::try_parse(&id).ok()).ok_or("its id is not one of ours")?;
     let time = time.and_then(|time| parse_instant(&time)).ok_or("its time cannot be read")?;
     let revision = revision.and_then(|number| number.parse().ok()).ok_or("its revision is no number")?;
     let change = change.ok_or("it has no `change`")?;
-    Ok(StatedData::read(data)?.record(id, time, revision, &change))
+    Ok(stated?.record(id, time, revision, &change))
 }
 
 /// The id of the event in a message, where it is one of ours.
