@@ -200,7 +200,7 @@ impl Nats {
         for filter in &filters {
             read::read(js, &stream, name, filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                if let Some(record) = of_scope(prefix, &subjects, name, &message.subject, sequence, found)?
+                if let Some(record) = of_scope(prefix, &subjects, name, &message.subject, sequence, &found)?
                     && window.is_none_or(|window| window.contains(record.period))
                 {
                     ledger.apply_at(&record.key(), &record.statement, sequence);
@@ -236,7 +236,8 @@ impl Nats {
             let mut records = Vec::new();
             read::read(js, &stream, name, &filter, None, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
-                records.extend(of_scope(prefix, &subjects, name, &message.subject, sequence, found)?);
+                records
+                    .extend(of_scope(prefix, &subjects, name, &message.subject, sequence, &found)?.cloned());
                 Ok(())
             })
             .await?;
@@ -400,14 +401,14 @@ fn stream_facts(info: &Value) -> StreamFacts {
 
 /// A message as a record of the scope; `None` for another scope's and for what is not on a key's
 /// subject. What is on one and is no event of ours hides the key's state.
-fn of_scope(
+fn of_scope<'a>(
     prefix: &str,
     subjects: &Subjects,
     stream: &str,
     found_on: &str,
     sequence: u64,
-    found: Result<StateRecord, String>,
-) -> Result<Option<StateRecord>, TransportError> {
+    found: &'a Result<StateRecord, String>,
+) -> Result<Option<&'a StateRecord>, TransportError> {
     match found {
         // The subject holds the digest of the exact key, and the texts are compared through it.
         Ok(record) => Ok((subjects.of(&record.key()) == found_on).then_some(record)),
