@@ -11,7 +11,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::client::{JetStream, refusal};
+use super::{
+    client::{JetStream, refusal},
+    subject,
+};
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
 /// How often a long read says how far it is.
@@ -31,7 +34,14 @@ pub(super) async fn read(
     silence: Duration,
     mut each: impl FnMut(&Message, u64) -> Result<(), TransportError>,
 ) -> Result<Option<u64>, TransportError> {
-    let Some(end) = js.last(stream, filter).await?.map(|last| last.sequence) else { return Ok(None) };
+    // The last message of all is at hand; to find the last of a wildcard, a server goes over its subjects.
+    let Some(newest) = js.last(stream, ">").await? else { return Ok(None) };
+    let newest = if subject::matches(filter, &newest.subject) {
+        Some(newest)
+    } else {
+        js.last(stream, filter).await?
+    };
+    let Some(end) = newest.map(|last| last.sequence) else { return Ok(None) };
     if behind.is_some_and(|behind| behind >= end) {
         return Ok(Some(end));
     }

@@ -103,6 +103,22 @@ pub(super) fn is_key(prefix: &str, subject: &str) -> bool {
         .is_some_and(|rest| rest.split('.').count() == TOKENS)
 }
 
+/// Whether a filter covers a subject: `*` is any one token, `>` in the end all that follow.
+///
+/// Source: NATS documentation, "Subject-Based Messaging", Wildcards.
+pub(super) fn matches(filter: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for expected in filter.split('.') {
+        match (expected, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (expected, Some(token)) if expected == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -133,6 +149,23 @@ mod tests {
                 .starts_with("aws.cost.111122223333.eu-central-1-")
         );
         assert_eq!(filter("aws.cost", SCOPE), "aws.cost.111122223333.>");
+    }
+
+    #[test]
+    fn filters_cover_what_a_server_gives_for_them() {
+        for (filter, subject, covered) in [
+            ("aws.cost.1.>", "aws.cost.1.a.b", true),
+            ("aws.cost.1.>", "aws.cost.1", false),
+            ("aws.cost.1.>", "aws.cost.12.a", false),
+            ("aws.cost.1.*.daily.2026.11.>", "aws.cost.1.-.daily.2026.11.21.x.y", true),
+            ("aws.cost.1.*.daily.2026.11.>", "aws.cost.1.-.daily.2026.12.21.x.y", false),
+            ("$KV.B.a", "$KV.B.a", true),
+            ("$KV.B.a", "$KV.B.a.b", false),
+            ("$KV.B.>", "$KV.B.a", true),
+            ("a.*", "a", false),
+        ] {
+            assert_eq!(matches(filter, subject), covered, "{filter} {subject}");
+        }
     }
 
     /// The address in the AsyncAPI document, with its parameters filled in.
