@@ -35,11 +35,11 @@ pub(super) async fn read(
     mut each: impl FnMut(&Message, u64) -> Result<(), TransportError>,
 ) -> Result<Option<u64>, TransportError> {
     // The last message of all is at hand; to find the last of a wildcard, a server goes over its subjects.
-    let Some(newest) = js.last(stream, ">").await? else { return Ok(None) };
-    let newest = if subject::matches(filter, &newest.subject) {
-        Some(newest)
-    } else {
-        js.last(stream, filter).await?
+    // Where the last of all was deleted, some servers say that there is none.
+    let newest = js.last(stream, ">").await?.filter(|last| subject::matches(filter, &last.subject));
+    let newest = match newest {
+        Some(newest) => Some(newest),
+        None => js.last(stream, filter).await?,
     };
     let Some(end) = newest.map(|last| last.sequence) else { return Ok(None) };
     if behind.is_some_and(|behind| behind >= end) {
