@@ -1,13 +1,21 @@
 //! Reading back: every message that matters of a filter, in order, up to a proven end.
+//!
+//! The client's own ordered consumer copies its connection for every message.
+//! Here messages are taken as they come, the next are asked for while half of them are on their way, and
+//! a message that got lost between is seen by the consumer's count: the read fails and is begun anew.
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{
-    Message,
-    consumer::{DeliverPolicy, pull},
-    stream::{ConsumerErrorKind, Stream},
+use async_nats::{
+    Message, StatusCode,
+    jetstream::{
+        consumer::{DeliverPolicy, pull},
+        stream::{ConsumerErrorKind, Stream},
+    },
 };
+use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use serde_json::json;
 use tokio::time::timeout;
 use tracing::info;
 
@@ -16,6 +24,9 @@ use super::{
     subject,
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
+
+/// How many messages are asked for at once: at most twice as many are on their way.
+const PULL: u64 = 500;
 
 /// How often a long read says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -61,40 +72,118 @@ pub(super) async fn read(
             ConsumerErrorKind::JetStream(refused) => refusal(&what(), &refused),
             _ => js.silence(&what(), &error),
         })?;
-    let mut messages = consumer.messages().await.map_err(|error| js.silence(&what(), &error))?;
-    let (started, mut said, mut count) = (Instant::now(), Instant::now(), 0_u64);
+    let silent = |error: &dyn std::error::Error| js.silence(&what(), error);
+    let inbox = js.client.new_inbox();
+    let mut messages = js.client.subscribe(inbox.clone()).await.map_err(|error| silent(&error))?;
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.{}", consumer.cached_info().name);
+    let pull = Bytes::from(json!({"batch": PULL, "expires": silence.as_nanos()}).to_string());
+    let (started, mut said) = (Instant::now(), Instant::now());
+    let (mut count, mut coming) = (0, 0);
     loop {
+        if coming <= PULL / 2 {
+            let asked = js.client.publish_with_reply(next.clone(), inbox.clone(), pull.clone()).await;
+            asked.map_err(|error| silent(&error))?;
+            coming += PULL;
+        }
         // What is here already needs no clock; a clock for each costs more than the rest.
-        let next = match messages.next().now_or_never() {
-            Some(next) => next,
+        let message = match messages.next().now_or_never() {
+            Some(message) => message,
             None => timeout(silence, messages.next()).await.map_err(|elapsed| {
                 let what = format!("{} up to message {end}, nothing came for {silence:?}", what());
                 js.silence(&what, &elapsed)
             })?,
         };
-        let message = match next {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(js.silence(&what(), &error)),
-            None => {
-                return Err(TransportError::new(Kind::Unavailable, format!("{}: it ended early", what())));
+        let failed = |why: &str| TransportError::new(Kind::Unavailable, format!("{}: {why}", what()));
+        let Some(message) = message else { return Err(failed("the connection is closed")) };
+        match message.status {
+            None => {}
+            Some(StatusCode::IDLE_HEARTBEAT) => continue,
+            Some(status) => {
+                return Err(failed(message.description.as_deref().unwrap_or(&status.to_string())));
             }
+        }
+        let Some(place) = message.reply.as_deref().and_then(Place::read) else {
+            return Err(failed("a message without its place in the stream"));
         };
-        let (sequence, pending) = message
-            .info()
-            .map(|info| (info.stream_sequence, info.pending))
-            .map_err(|error| TransportError::new(Kind::Unavailable, format!("{}: {error}", what())))?;
-        each(&message, sequence)?;
         count += 1;
-        if sequence >= end {
+        coming -= 1;
+        if place.consumer_sequence != count {
+            return Err(failed("messages were lost on the way"));
+        }
+        each(&message, place.stream_sequence)?;
+        if place.stream_sequence >= end {
             let took = started.elapsed();
             if took > PROGRESS {
                 info!(stream = name, messages = count, ?took, "read back");
             }
-            return Ok(Some(sequence));
+            return Ok(Some(place.stream_sequence));
         }
         if count.is_multiple_of(1000) && said.elapsed() > PROGRESS {
             said = Instant::now();
-            info!(stream = name, messages = count, pending, "reading the state back");
+            info!(stream = name, messages = count, pending = place.pending, "reading the state back");
+        }
+    }
+}
+
+/// Where a message lies, in the subject for its acknowledgement.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    stream_sequence: u64,
+    /// How many the consumer has delivered with it, from 1.
+    consumer_sequence: u64,
+    /// How many are left.
+    pending: u64,
+}
+
+impl Place {
+    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>`;
+    /// newer servers have domain and account before the stream, and perhaps a token in the end.
+    ///
+    /// Source: NATS architecture decision record 15.
+    fn read(subject: &str) -> Option<Self> {
+        let mut tokens = [""; 12];
+        let mut count = 0;
+        for token in subject.split('.') {
+            *tokens.get_mut(count)? = token;
+            count += 1;
+        }
+        let numbers = match count {
+            9 => &tokens[5..9],
+            11 | 12 => &tokens[7..11],
+            _ => return None,
+        };
+        if tokens[..2] != ["$JS", "ACK"] {
+            return None;
+        }
+        let [stream_sequence, consumer_sequence, _, pending] = numbers else { return None };
+        Some(Self {
+            stream_sequence: stream_sequence.parse().ok()?,
+            consumer_sequence: consumer_sequence.parse().ok()?,
+            pending: pending.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_of_old_servers_and_new_ones() {
+        let place = |stream_sequence, consumer_sequence, pending| {
+            Some(Place { stream_sequence, consumer_sequence, pending })
+        };
+        for (subject, expected) in [
+            ("$JS.ACK.BILLING.abc.1.7.3.1700000000000000000.12", place(7, 3, 12)),
+            ("$JS.ACK._.HASH.BILLING.abc.1.7.3.1700000000000000000.12", place(7, 3, 12)),
+            ("$JS.ACK.hub.HASH.BILLING.abc.1.7.3.1700000000000000000.12.token", place(7, 3, 12)),
+            ("$JS.ACK.BILLING.abc.1.7.3.1700000000000000000.12.13", None),
+            ("$JS.ACK.BILLING.abc.1.x.3.1700000000000000000.12", None),
+            ("$JS.ACK.1.2.3.4.5.6.7.8.9.10.11", None),
+            ("_INBOX.BILLING.abc.1.7.3.1700000000000000000.12.1", None),
+            ("", None),
+        ] {
+            assert_eq!(Place::read(subject), expected, "{subject}");
         }
     }
 }
