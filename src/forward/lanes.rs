@@ -9,7 +9,7 @@ use std::{
     hash::BuildHasher as _,
 };
 
-use hashbrown::{DefaultHashBuilder, HashMap, hash_map::Entry};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet, hash_map::Entry};
 
 use crate::consume::Place;
 
@@ -55,6 +55,8 @@ struct Open {
     first: u64,
     /// The place furthest on of all that were ever read.
     furthest: (u32, u64),
+    /// The places here, while a broker gives again what it gave before.
+    known: Option<HashSet<(u32, u64)>>,
 }
 
 impl Open {
@@ -112,11 +114,16 @@ impl<T> Lanes<T> {
     fn enter(&mut self, place: Place, done: bool) -> Option<Ticket> {
         let open = self.open.entry(place.partition).or_default();
         let at = place.number();
-        // Looked for only where a broker goes back: else every place is further on than all before.
-        if at <= open.furthest && open.places.iter().any(|(known, _)| known.number() == at) {
-            return None;
+        if at > open.furthest {
+            open.furthest = at;
+            open.known = None;
+        } else {
+            let Open { places, known, .. } = &mut *open;
+            let known = known.get_or_insert_with(|| places.iter().map(|(place, _)| place.number()).collect());
+            if !known.insert(at) {
+                return None;
+            }
         }
-        open.furthest = open.furthest.max(at);
         let Place { partition, position, .. } = place;
         let ticket = Ticket { partition, position, number: open.first + open.places.len() as u64 };
         open.places.push_back((place, done));
@@ -169,6 +176,9 @@ impl<T> Lanes<T> {
         for open in self.open.values_mut() {
             let mut newest = None;
             while let Some((place, _)) = open.places.pop_front_if(|(_, done)| *done) {
+                if let Some(known) = &mut open.known {
+                    known.remove(&place.number());
+                }
                 open.first += 1;
                 self.count -= 1;
                 newest = Some(place);

@@ -103,8 +103,9 @@ impl<'a> Flight<'a> {
     pub(super) async fn begin(js: &'a JetStream, timeout: Duration) -> Result<Self, TransportError> {
         let mut inbox = js.client.new_inbox();
         inbox.push('.');
-        let answers = js.client.subscribe(format!("{inbox}*")).await;
-        let answers = answers.map_err(|error| js.silence("could not ask for answers", &error))?;
+        let failed = |error: &dyn std::error::Error| js.silence("could not ask for answers", error);
+        let answers = tokio::time::timeout(timeout, js.client.subscribe(format!("{inbox}*"))).await;
+        let answers = answers.map_err(|elapsed| failed(&elapsed))?.map_err(|error| failed(&error))?;
         Ok(Self { client: &js.client, timeout, inbox, answers, waiting: VecDeque::new(), gone: 0 })
     }
 

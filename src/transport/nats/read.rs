@@ -1,8 +1,8 @@
 //! Reading back: every message that matters of a filter, in order, up to a proven end.
 //!
-//! The client's own ordered consumer copies its connection for every message.
-//! Here messages are taken as they come, the next are asked for while half of them are on their way, and
-//! a message that got lost between is seen by the consumer's count: the read fails and is begun anew.
+//! The client's own ordered consumer copies its connection for every message. Here messages are taken as
+//! they come, the next are asked for while half of them are on their way, and a message that got lost
+//! between is seen by the consumer's count: the read fails and is begun anew.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,14 @@ use super::{
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
-/// How many messages are asked for at once: at most twice as many are on their way.
+/// How many messages are asked for at once; a server may allow fewer.
 const PULL: u64 = 500;
+
+/// Before it is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a server keeps what was asked for. Only our own clock ends a read: a slow disk is not silence.
+const EXPIRES: Duration = Duration::from_mins(5);
 
 /// How often a long read says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -74,16 +80,23 @@ pub(super) async fn read(
         })?;
     let silent = |error: &dyn std::error::Error| js.silence(&what(), error);
     let inbox = js.client.new_inbox();
-    let mut messages = js.client.subscribe(inbox.clone()).await.map_err(|error| silent(&error))?;
-    let next = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.{}", consumer.cached_info().name);
-    let pull = Bytes::from(json!({"batch": PULL, "expires": silence.as_nanos()}).to_string());
+    let subscribed = timeout(silence, js.client.subscribe(inbox.clone())).await;
+    let mut messages = subscribed.map_err(|elapsed| silent(&elapsed))?.map_err(|error| silent(&error))?;
+    let consumer = consumer.cached_info();
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.{}", consumer.name);
+    let most = u64::try_from(consumer.config.max_batch).ok().filter(|most| *most > 0);
+    let most = most.map_or(PULL, |most| most.min(PULL));
+    let longest = Some(consumer.config.max_expires).filter(|longest| !longest.is_zero());
+    let expires = longest.map_or(EXPIRES, |longest| longest.min(EXPIRES));
+    let pull = Bytes::from(json!({"batch": most, "expires": expires.as_nanos()}).to_string());
     let (started, mut said) = (Instant::now(), Instant::now());
-    let (mut count, mut coming) = (0, 0);
+    let (mut count, mut coming, mut unheard) = (0, 0, Duration::ZERO);
     loop {
-        if coming <= PULL / 2 {
-            let asked = js.client.publish_with_reply(next.clone(), inbox.clone(), pull.clone()).await;
+        if coming <= most / 2 {
+            let asking = js.client.publish_with_reply(next.clone(), inbox.clone(), pull.clone());
+            let asked = timeout(silence, asking).await.map_err(|elapsed| silent(&elapsed))?;
             asked.map_err(|error| silent(&error))?;
-            coming += PULL;
+            coming += most;
         }
         // What is here already needs no clock; a clock for each costs more than the rest.
         let message = match messages.next().now_or_never() {
@@ -98,6 +111,13 @@ pub(super) async fn read(
         match message.status {
             None => {}
             Some(StatusCode::IDLE_HEARTBEAT) => continue,
+            // In a cluster it takes a moment until every server knows of a new consumer.
+            Some(StatusCode::NO_RESPONDERS) if unheard < silence => {
+                tokio::time::sleep(PAUSE).await;
+                unheard += PAUSE;
+                coming -= most.min(coming);
+                continue;
+            }
             Some(status) => {
                 return Err(failed(message.description.as_deref().unwrap_or(&status.to_string())));
             }
@@ -107,6 +127,7 @@ pub(super) async fn read(
         };
         count += 1;
         coming -= 1;
+        unheard = Duration::ZERO;
         if place.consumer_sequence != count {
             return Err(failed("messages were lost on the way"));
         }
