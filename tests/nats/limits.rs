@@ -53,6 +53,17 @@ async fn what_is_full_is_waited_for_and_what_was_stored_is_found() {
     }
 }
 
+/// A server that gives out fewer messages at a time than are asked for elsewhere.
+#[tokio::test]
+async fn what_a_server_allows_at_a_time_is_not_exceeded() {
+    for version in versions() {
+        let server = Server::with(version, &["-js"], "jetstream { limits { max_request_batch: 7 } }\n");
+        assert_eq!(Poller::new(server.transport()).poll(&records(100, 100), second(0)).await, 100);
+        // Another process has it all to read back.
+        assert_eq!(Poller::new(server.transport()).poll(&records(100, 100), second(1)).await, 0, "{version}");
+    }
+}
+
 /// A server whose disk takes no more: nothing is lost and nothing comes twice, and it goes on when there is
 /// room again and the server was started anew.
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::subject;
 use crate::{
     config::NatsConfig,
     transport::{TransportError, TransportErrorKind as Kind},
@@ -120,7 +121,7 @@ pub(super) fn judge(config: &NatsConfig, got: &Value, clustered: bool) -> Vec<Fi
     let all = format!("{}.>", config.subject_prefix);
     let mut subjects: Vec<_> =
         got["subjects"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if !subjects.iter().any(|pattern| covers(pattern, &all)) {
+    if !subjects.iter().any(|pattern| subject::covers(pattern, &all)) {
         subjects.push(&all);
         let fix = format!("--subjects '{}'", subjects.join(","));
         find(true, &fix, format!("it does not take the subjects `{all}`"));
@@ -246,40 +247,10 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Whether everything that matches `wanted` matches `pattern`.
-fn covers(pattern: &str, wanted: &str) -> bool {
-    let (mut pattern, mut wanted) = (pattern.split('.'), wanted.split('.'));
-    loop {
-        match (pattern.next(), wanted.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(token)) if token != ">" => {}
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transport::nats::tests::config;
-
-    #[test]
-    fn patterns_cover_what_they_match() {
-        for (pattern, expected) in [
-            ("a.b.>", true),
-            ("a.>", true),
-            (">", true),
-            ("*.b.>", true),
-            ("a.*.>", true),
-            ("a.b.*", false),
-            ("a.b", false),
-            ("a.c.>", false),
-            ("a.b.c.>", false),
-        ] {
-            assert_eq!(covers(pattern, "a.b.>"), expected, "{pattern}");
-        }
-    }
 
     #[test]
     fn what_is_created_has_nothing_to_find_and_comes_back_the_same() {

@@ -53,7 +53,7 @@ pub(super) async fn read(
 ) -> Result<Option<u64>, TransportError> {
     // The last message of all is at hand; to find the last of a wildcard, a server goes over its subjects.
     // Where the last of all was deleted, some servers say that there is none.
-    let newest = js.last(stream, ">").await?.filter(|last| subject::matches(filter, &last.subject));
+    let newest = js.last(stream, ">").await?.filter(|last| subject::covers(filter, &last.subject));
     let newest = match newest {
         Some(newest) => Some(newest),
         None => js.last(stream, filter).await?,
