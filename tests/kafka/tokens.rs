@@ -190,24 +190,11 @@ fn oauth(address: SocketAddr, secret: SecretSource, client_auth: ClientAuth) -> 
     })
 }
 
-/// As `config::check` makes it of a table: topics are not created with tokens, so they are here.
+/// As `config::check` makes it of a table; the topics are created with the token as well.
 fn with_login(name: &str, servers: &str, login: KafkaLogin) -> KafkaConfig {
     let secured = Secured::shared();
     let settings = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanisms", "OAUTHBEARER")];
-    KafkaConfig { create_topics: false, login, ..secured.config(name, servers, &settings) }
-}
-
-/// The topics that somebody else creates.
-async fn topics_of(config: &KafkaConfig) {
-    let servers = Secured::shared().broker.servers();
-    let creator = KafkaConfig {
-        bootstrap_servers: servers,
-        create_topics: true,
-        login: KafkaLogin::Librdkafka,
-        librdkafka: BTreeMap::new(),
-        ..config.clone()
-    };
-    Process::new(&creator).recover().await.unwrap();
+    KafkaConfig { login, ..secured.config(name, servers, &settings) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +203,6 @@ async fn tokens_of_an_endpoint_let_in() {
         let (endpoint, address) = Endpoint::start(Gives::Good, 300).await;
         let login = oauth(address, SecretSource::Text("right".into()), auth);
         let config = with_login(name, &Secured::shared().oauth, login);
-        topics_of(&config).await;
         works(Secured::shared(), &config).await;
         // One for two consumers, two producers and the check.
         assert_eq!(endpoint.asked(), 1);
@@ -231,7 +217,6 @@ async fn a_token_is_renewed_with_the_secret_of_the_day() {
     fs::write(&file, "right\n").unwrap();
     let login = oauth(address, SecretSource::File(file.clone()), ClientAuth::Basic);
     let config = with_login("oauth-renewed", &Secured::shared().oauth, login);
-    topics_of(&config).await;
     let mut process = Process::new(&config);
     surely(&mut process, "Tax", 1).await;
     fs::write(&file, "newer\n").unwrap();
@@ -315,7 +300,6 @@ fn msk(name: &str, region: &str, secret: &str) -> KafkaConfig {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_signed_for_msk_let_in() {
     let config = msk("msk", "eu-central-1", MSK_SECRET);
-    topics_of(&config).await;
     works(Secured::shared(), &config).await;
     assert!(Secured::shared().broker.log().contains("MskValidator let in: AKIAIOSFODNN7EXAMPLE"));
     let hint = "kafka-cluster:Connect";
@@ -334,13 +318,14 @@ async fn tokens_signed_for_msk_let_in() {
     refused("no credentials", &config, Kind::Rejected, "no aws credentials", "no-such-profile").await;
 }
 
-/// What librdkafka's client for settings cannot do with a token is said, not waited for.
+/// The client for settings asks for no token by itself; it is given one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_with_tokens_says_what_it_could_not_look_at() {
+async fn a_check_with_tokens_looks_at_the_settings() {
     let config = msk("msk-check", "eu-central-1", MSK_SECRET);
-    let error = Kafka::connect(&config).unwrap().check().await.unwrap_err();
+    let unmade = KafkaConfig { create_topics: false, ..config.clone() };
+    let error = Kafka::connect(&unmade).unwrap().check().await.unwrap_err();
     assert!(error.hint.unwrap().contains("--create --topic"), "{}", error.message);
-    topics_of(&config).await;
-    let facts = Kafka::connect(&config).unwrap().check().await.unwrap().join("\n");
-    assert!(facts.contains("were not checked") && facts.contains("may write"), "{facts}");
+    Process::new(&config).recover().await.unwrap();
+    let facts = Kafka::connect(&unmade).unwrap().check().await.unwrap().join("\n");
+    assert!(!facts.contains("were not checked") && facts.contains("may write"), "{facts}");
 }

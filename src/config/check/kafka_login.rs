@@ -70,13 +70,6 @@ pub(super) fn login(
         );
     }
     librdkafka.insert("sasl.mechanisms".to_owned(), "OAUTHBEARER".into());
-    if settings.create_topics {
-        problems.add_hint(
-            "kafka.create_topics",
-            format!("is not possible with `[kafka.{table}]`: librdkafka's client for topics takes no tokens"),
-            "leave it out; `check --connect` prints the commands that create the topics",
-        );
-    }
     login
 }
 

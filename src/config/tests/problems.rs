@@ -414,7 +414,6 @@ fn the_ways_to_log_in_to_kafka_are_checked() {
     let tables = |kafka: &str| format!("transport.kind = \"kafka\"\n[kafka]\n{kafka}");
     insta::assert_snapshot!(error(&tables(
         r#"
-        create_topics = true
         [kafka.oauth]
         token_endpoint = "http://login.example.com/token"
         client_id = ""
@@ -424,7 +423,7 @@ fn the_ways_to_log_in_to_kafka_are_checked() {
         "sasl.mechanisms" = "PLAIN"
         "#
     )), @r#"
-    invalid configuration: 7 problems in `test.toml`
+    invalid configuration: 6 problems in `test.toml`
       kafka.oauth.token_endpoint: `http://login.example.com/token` is plain http to another host
         hint: write `https://`: the client's secret is sent there
       kafka.oauth.client_id is missing; expected who asks for tokens
@@ -436,12 +435,9 @@ fn the_ways_to_log_in_to_kafka_are_checked() {
         hint: the path is relative to the working directory
       kafka.librdkafka.sasl.mechanisms is not `OAUTHBEARER`, which `[kafka.oauth]` means
         hint: leave it out
-      kafka.create_topics is not possible with `[kafka.oauth]`: librdkafka's client for topics takes no tokens
-        hint: leave it out; `check --connect` prints the commands that create the topics
     "#);
     insta::assert_snapshot!(error(&tables(
         r#"
-        create_topics = true
         [kafka.oauth]
         token_endpoint = "https://login.example.com/token"
         client_id = "a"
@@ -451,13 +447,11 @@ fn the_ways_to_log_in_to_kafka_are_checked() {
         "security.protocol" = "ssl"
         "#
     )), @r#"
-    invalid configuration: 3 problems in `test.toml`
+    invalid configuration: 2 problems in `test.toml`
       kafka.librdkafka.sasl.mechanisms is not `OAUTHBEARER`, which `[kafka.oauth]` means
         hint: leave it out
       kafka.librdkafka.security.protocol is `SSL`, where nobody logs in; `[kafka.oauth]` is set
         hint: leave it out: it is `SASL_SSL` then
-      kafka.create_topics is not possible with `[kafka.oauth]`: librdkafka's client for topics takes no tokens
-        hint: leave it out; `check --connect` prints the commands that create the topics
     "#);
     insta::assert_snapshot!(error(&tables(
         r#"

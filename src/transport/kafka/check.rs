@@ -216,17 +216,13 @@ impl Inner {
     }
 
     fn known_settings(&self, report: &mut Report, topic: &str) -> Option<rdkafka::admin::ConfigResource> {
-        match self.settings(&self.administrator(), topic) {
+        match self.settings(&self.clients.admin(), topic) {
             Ok(settings) => Some(settings),
             Err(error) => {
-                let grant = if self.clients.can_administer() {
-                    format!("; to have them checked: {}", self.topic_acl(topic, &["DescribeConfigs"]))
-                } else {
-                    String::new()
-                };
-                report
-                    .facts
-                    .push(format!("note: the settings of topic `{topic}` were not checked ({error}){grant}"));
+                report.facts.push(format!(
+                    "note: the settings of topic `{topic}` were not checked ({error}); to have them checked: {}",
+                    self.topic_acl(topic, &["DescribeConfigs"])
+                ));
                 None
             }
         }

@@ -20,6 +20,7 @@ use tracing::debug;
 use super::{
     context::{Context, Refusal},
     producer::{Acknowledgements, Producer},
+    token,
 };
 use crate::{
     config::KafkaConfig,
@@ -214,9 +215,19 @@ impl Clients {
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a client", &e))
     }
 
+    /// Creates topics and reads their settings. Not for long: its token is the one of now.
+    ///
+    /// # Errors
+    /// Also when there is no token to be had.
     pub(super) fn admin(&self) -> Result<AdminClient<Context>, TransportError> {
         let config = self.over(&[]);
-        config.create_with_context(self.context.clone()).map_err(|e| self.error("create a client", &e))
+        let admin: AdminClient<Context> = config
+            .create_with_context(self.context.clone())
+            .map_err(|e| self.error("create a client", &e))?;
+        if let Some(tokens) = &self.context.tokens {
+            token::give(admin.inner(), tokens.current()?)?;
+        }
+        Ok(admin)
     }
 
     /// The metadata of one topic. A wrong password or certificate ends the wait at once.
@@ -285,12 +296,6 @@ impl Clients {
     /// Nothing more will be asked of the brokers.
     pub(super) fn close(&self) {
         self.context.close();
-    }
-
-    /// Whether topics can be created and their settings read: librdkafka's binding gives no token to the
-    /// client that does both (rust-rdkafka issue 757).
-    pub(super) const fn can_administer(&self) -> bool {
-        !self.context.uses_tokens()
     }
 
     /// Lowest and next offset of a partition, open transactions included.

@@ -4,6 +4,8 @@
 //! Where tokens come from is the business of `oauth` and `msk_iam`.
 
 use std::{
+    ffi::CString,
+    ptr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,11 +15,15 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rdkafka::client::OAuthToken;
+use rdkafka::{
+    bindings::rd_kafka_oauthbearer_set_token,
+    client::{Client, OAuthToken},
+    types::RDKafkaRespErr,
+};
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
-use super::{msk_iam::MskIam, oauth::Oauth};
+use super::{context::Context, msk_iam::MskIam, oauth::Oauth};
 use crate::{
     clock::Clock,
     config::{KafkaConfig, KafkaLogin},
@@ -189,6 +195,41 @@ impl Tokens {
     pub(super) fn not_renewed(&self) -> Option<TransportError> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).fresh_failure()
     }
+}
+
+/// Lets a client log in that is not polled, and so does not ask for a token by itself: the one for topics
+/// and their settings (rust-rdkafka issue 757). It gets no other one after this.
+///
+/// # Errors
+/// `Rejected` when librdkafka does not take it.
+#[expect(unsafe_code, reason = "the binding has no call of its own for this")]
+pub(super) fn give(client: &Client<Context>, token: OAuthToken) -> Result<(), TransportError> {
+    let rejected = |why: String| {
+        TransportError::new(Kind::Rejected, format!("librdkafka does not take the token: {why}"))
+    };
+    let text = |text: String| CString::new(text).map_err(|e| rejected(e.to_string()));
+    let (value, principal) = (text(token.token)?, text(token.principal_name)?);
+    let mut why = [0; 512];
+    // SAFETY: the client lives as long as its reference, the texts and the buffer as long as the call, which
+    // copies what it keeps and ends what it writes with a zero within the size it is told. There are no
+    // extensions, for which a null pointer stands.
+    let code = unsafe {
+        rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            value.as_ptr(),
+            token.lifetime_ms,
+            principal.as_ptr(),
+            ptr::null_mut(),
+            0,
+            why.as_mut_ptr(),
+            why.len(),
+        )
+    };
+    if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Ok(());
+    }
+    let why: Vec<u8> = why.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
+    Err(rejected(String::from_utf8_lossy(&why).into_owned()))
 }
 
 fn for_librdkafka(token: &Token) -> OAuthToken {

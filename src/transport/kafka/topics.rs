@@ -46,8 +46,8 @@ pub(super) struct Layout {
     pub(super) largest: Option<String>,
 }
 
-/// A client that asks for settings, where there can be one.
-pub(super) type Administrator = Option<Result<AdminClient<Context>, TransportError>>;
+/// A client that asks for settings, or why there is none.
+pub(super) type Administrator = Result<AdminClient<Context>, TransportError>;
 
 /// A topic as the brokers describe it; no partitions: it does not exist.
 pub(super) struct Found {
@@ -79,7 +79,7 @@ impl Inner {
             layout.largest
         } else {
             // One client asks for both: each takes a connection, and a tenth of a second to end.
-            let admin = self.administrator();
+            let admin = self.clients.admin();
             let settled = self.refuse_other_policy(&admin).map(|()| self.largest(&admin));
             let_go(admin);
             settled?
@@ -205,11 +205,6 @@ impl Inner {
         settings.get("max.message.bytes").and_then(|entry| entry.value.clone())
     }
 
-    /// Who may be asked for settings; nobody where librdkafka's client for it takes no tokens.
-    pub(super) fn administrator(&self) -> Administrator {
-        self.clients.can_administer().then(|| self.clients.admin())
-    }
-
     /// A topic's settings.
     pub(super) fn settings(
         &self,
@@ -217,10 +212,6 @@ impl Inner {
         topic: &str,
     ) -> Result<ConfigResource, TransportError> {
         let what = format!("read the settings of topic `{topic}`");
-        let Some(admin) = admin else {
-            let why = format!("could not {what}: librdkafka's client for it takes no tokens");
-            return Err(TransportError::new(Kind::Rejected, why));
-        };
         let admin = admin.as_ref().map_err(Clone::clone)?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let described = Handle::current()
