@@ -25,10 +25,11 @@ use tracing::warn;
 
 use super::{
     FetchError, Page, RequestCounts, Window,
+    answer::{ReadBy, Reader},
     charges::{Call, Charges, Meter},
     classify::{self, Asked, Service},
     credentials,
-    page::into_page,
+    page::Rows,
     query::{self, Query},
 };
 use crate::{
@@ -64,7 +65,7 @@ pub struct CostExplorer {
     client: Client,
     sts: aws_sdk_sts::Client,
     connection: ConnectionConfig,
-    query: Query,
+    query: Arc<Query>,
     charges: Arc<Charges>,
     clock: Clock,
 }
@@ -161,7 +162,7 @@ impl CostExplorer {
         Self {
             client: Client::from_conf(ce.build()),
             sts: aws_sdk_sts::Client::from_conf(sts.build()),
-            query: Query::new(connection),
+            query: Arc::new(Query::new(connection)),
             connection: connection.clone(),
             charges: Arc::default(),
             clock,
@@ -211,6 +212,7 @@ impl CostExplorer {
         let action =
             || format!("read {} costs from {} to {}", window.granularity(), window.from, window.until);
         let time_period = query::time_period(window).expect("start and end are set");
+        let reader = Reader::new(*window, Arc::clone(&self.query));
         let request = self
             .client
             .get_cost_and_usage()
@@ -221,15 +223,19 @@ impl CostExplorer {
             .set_group_by(Some(self.query.group_by.clone()))
             .set_next_page_token(token.map(str::to_owned))
             .customize()
+            .interceptor(ReadBy(Arc::clone(&reader)))
             .interceptor(Meter(Arc::clone(&call)));
         match request.send().await {
-            Ok(output) => {
-                let request_id = classify::request_id(&output);
-                into_page(output, window, &self.query, self.observed_at(&call)).map_err(|problem| {
+            Ok(output) => match reader.take().expect("an answer was read") {
+                Ok(Rows { records, group_names, next }) => {
+                    Ok(Page { records, group_names, observed_at: self.observed_at(&call), next })
+                }
+                Err(problem) => {
+                    let request_id = classify::request_id(&output);
                     let asked = self.asked(Service::CostExplorer(window.granularity()), &action(), &call);
-                    FetchError { request_id, ..classify::malformed(&asked, &problem.0) }
-                })
-            }
+                    Err(FetchError { request_id, ..classify::malformed(&asked, &problem.0) })
+                }
+            },
             Err(error) => {
                 let asked = self.asked(Service::CostExplorer(window.granularity()), &action(), &call);
                 Err(classify::sdk_error(&error, &asked))

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of what was published before; that is the ledger's business.
 
+mod answer;
 mod budget;
 mod charges;
 mod classify;

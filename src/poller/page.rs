@@ -1,20 +1,19 @@
 //! One page of an answer, as cost records, and the guard against a list of pages that never ends.
 //!
-//! Strings are moved out of the answer, not copied. Whatever does not fit is an error that names
-//! the row: nothing is skipped.
+//! Whatever does not fit is an error that names the row: nothing is skipped.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use aws_sdk_costexplorer::{
-    operation::get_cost_and_usage::GetCostAndUsageOutput,
-    types::{DimensionValuesWithAttributes, Group, MetricValue},
-};
 use jiff::Timestamp;
 
-use super::{FetchError, FetchErrorKind, Window, query::Query};
+use super::{
+    FetchError, FetchErrorKind, Window,
+    answer::{Answer, Described, Few, Group, Members, MetricValue, Text},
+    query::Query,
+};
 use crate::cost::{Amount, Amounts, CostMetric, CostRecord, Period};
 
 /// One page of one window's answer.
@@ -31,32 +30,34 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// What an answer states: a page, but for when it was stated.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) records: Vec<CostRecord>,
+    pub(super) group_names: BTreeMap<String, String>,
+    pub(super) next: Option<String>,
+}
+
 /// Converts an answer. A `ResultByTime` without groups is no data, and no record.
-pub(super) fn into_page(
-    output: GetCostAndUsageOutput,
-    window: &Window,
-    query: &Query,
-    observed_at: Timestamp,
-) -> Result<Page, Malformed> {
-    let results = output.results_by_time.unwrap_or_default();
-    let rows = results.iter().map(|result| result.groups().len()).sum();
+pub(super) fn into_rows(answer: Answer<'_>, window: &Window, query: &Query) -> Result<Rows, Malformed> {
+    let results = answer.results_by_time.unwrap_or_default();
+    let rows = results.iter().map(|result| result.groups.as_ref().map_or(0, Vec::len)).sum();
     let mut records = Vec::with_capacity(rows);
     for result in results {
         let time = result.time_period.ok_or_else(|| Malformed("a result has no `TimePeriod`".to_owned()))?;
-        let period = Period::parse(window.granularity(), &time.start, &time.end)
+        let period = Period::parse(window.granularity(), &time.start.0, &time.end.0)
             .map_err(|error| Malformed(format!("the period {error}")))?;
         if !window.contains(period) {
             return Err(Malformed(format!("the period `{period}` was not asked for")));
         }
         for group in result.groups.unwrap_or_default() {
-            push_record(&mut records, group, period, result.estimated, query)?;
+            push_record(&mut records, group, period, result.estimated.unwrap_or_default(), query)?;
         }
     }
-    Ok(Page {
+    Ok(Rows {
         records,
-        group_names: group_names(output.dimension_value_attributes.unwrap_or_default()),
-        observed_at,
-        next: output.next_page_token.filter(|token| !token.is_empty()),
+        group_names: group_names(answer.dimension_value_attributes.unwrap_or_default()),
+        next: answer.next_page_token.filter(|token| !token.is_empty()),
     })
 }
 
@@ -67,37 +68,36 @@ pub(super) struct Malformed(pub(super) String);
 /// A record is large: it is made where it stays, and not handed from function to function.
 fn push_record(
     records: &mut Vec<CostRecord>,
-    group: Group,
+    group: Group<'_>,
     period: Period,
     estimated: bool,
     query: &Query,
 ) -> Result<(), Malformed> {
-    let keys = group.keys.unwrap_or_default();
-    let count = keys.len();
-    let mut keys = keys.into_iter();
-    let (service, group_value) = match (keys.next(), keys.next()) {
-        (Some(service), None) if !query.is_grouped() => (service, None),
-        (Some(service), Some(value)) if query.is_grouped() && count == 2 => (service, Some(value)),
+    let mut keys = group.keys.map(|Few(keys)| keys).unwrap_or_default();
+    let (service, group_value) = match &mut *keys {
+        [Text(service)] if !query.is_grouped() => (service, None),
+        [Text(service), Text(value)] if query.is_grouped() => (service, Some(value)),
         _ => {
-            let expected = if query.is_grouped() { 2 } else { 1 };
+            let (count, expected) = (keys.len(), if query.is_grouped() { 2 } else { 1 });
             return Err(Malformed(format!("a row of `{period}` has {count} keys instead of {expected}")));
         }
     };
-    let group_value = match group_value.map(|value| query.group_value(value)).transpose() {
-        Ok(value) => value,
-        Err(value) => {
-            return Err(Malformed(format!(
+    let group_value = match group_value {
+        None => None,
+        Some(value) => Some(query.group_value(value).ok_or_else(|| {
+            Malformed(format!(
                 "the row `{service}` of `{period}` has the group key `{value}` without its name"
-            )));
-        }
+            ))
+        })?),
     };
     let mut amounts = Amounts::new();
-    if let Err(problem) = read_amounts(&mut amounts, group.metrics.unwrap_or_default(), &query.metrics) {
+    let values = group.metrics.iter().flat_map(|Members(values)| values);
+    if let Err(problem) = read_amounts(&mut amounts, values, &query.metrics) {
         return Err(Malformed(format!("the row `{service}` of `{period}` {problem}")));
     }
     records.push(CostRecord {
         period,
-        service: service.into(),
+        service: service.as_ref().into(),
         group: group_value.map(Into::into),
         amounts,
         estimated,
@@ -106,22 +106,25 @@ fn push_record(
 }
 
 /// Exactly the metrics asked for, each once, in their order.
-fn read_amounts(
+fn read_amounts<'v, 'a: 'v>(
     amounts: &mut Amounts,
-    values: HashMap<String, MetricValue>,
+    values: impl Iterator<Item = &'v (Text<'a>, MetricValue<'a>)>,
     asked: &[CostMetric],
 ) -> Result<(), String> {
-    if values.len() > amounts.inline_size() {
-        amounts.reserve_exact(values.len());
+    if asked.len() > amounts.inline_size() {
+        amounts.reserve_exact(asked.len());
     }
-    for (name, value) in values {
-        let metric = CostMetric::from_aws_name(&name)
+    for (Text(name), value) in values {
+        let metric = CostMetric::from_aws_name(name)
             .filter(|metric| asked.contains(metric))
             .ok_or_else(|| format!("has the metric `{name}`, which was not asked for"))?;
-        let text = value.amount.ok_or_else(|| format!("has no amount of `{metric}`"))?;
-        let unit = value.unit.ok_or_else(|| format!("has no unit of `{metric}`"))?;
+        let Text(text) = value.amount.as_ref().ok_or_else(|| format!("has no amount of `{metric}`"))?;
+        let Text(unit) = value.unit.as_ref().ok_or_else(|| format!("has no unit of `{metric}`"))?;
+        if amounts.iter().any(|&(had, _)| had == metric) {
+            return Err(format!("has `{metric}` twice"));
+        }
         let before = amounts.last().map(|(_, amount)| amount);
-        let amount = Amount::parse_after(before, &text, &unit)
+        let amount = Amount::parse_after(before, text, unit)
             .map_err(|error| format!("has a bad `{metric}`: {error}"))?;
         amounts.push((metric, amount));
     }
@@ -133,7 +136,7 @@ fn read_amounts(
         }
         others => others.sort_unstable_by_key(|&(metric, _)| metric),
     }
-    // A map has no name twice: as many as were asked for are all that were asked for.
+    // None is there twice: as many as were asked for are all that were asked for.
     if amounts.len() == asked.len() {
         return Ok(());
     }
@@ -143,10 +146,11 @@ fn read_amounts(
     }
 }
 
-fn group_names(values: Vec<DimensionValuesWithAttributes>) -> BTreeMap<String, String> {
-    let named = values.into_iter().filter_map(|value| {
-        let name = value.attributes?.remove("description")?;
-        Some((value.value?, name))
+fn group_names(values: Vec<Described<'_>>) -> BTreeMap<String, String> {
+    let named = values.into_iter().filter_map(|described| {
+        let Members(attributes) = described.attributes?;
+        let (_, Text(name)) = attributes.into_iter().find(|(Text(key), _)| key == "description")?;
+        Some((described.value?.0.into_owned(), name.into_owned()))
     });
     named.collect()
 }

@@ -64,16 +64,12 @@ impl Query {
             .any(|metric| matches!(metric, CostMetric::NetAmortizedCost | CostMetric::NetUnblendedCost))
     }
 
-    /// The bare value of the second key: of `team$web` it is `web`, of `team$` empty.
-    /// The key itself comes back where it lacks its prefix.
-    pub(super) fn group_value(&self, mut key: String) -> Result<String, String> {
+    /// The bare value of the second key: of `team$web` it is `web`, of `team$` empty. `None` where the key
+    /// lacks its prefix.
+    pub(super) fn group_value<'k>(&self, key: &'k str) -> Option<&'k str> {
         match &self.prefix {
-            None => Ok(key),
-            Some(prefix) if key.starts_with(prefix.as_str()) => {
-                key.drain(..prefix.len());
-                Ok(key)
-            }
-            Some(_) => Err(key),
+            None => Some(key),
+            Some(prefix) => key.strip_prefix(prefix.as_str()),
         }
     }
 }

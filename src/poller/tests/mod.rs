@@ -1,5 +1,6 @@
 //! The poller's AWS client against canned answers over real sockets.
 
+mod answers;
 mod credentials;
 mod errors;
 mod faults;

@@ -210,6 +210,14 @@ async fn what_does_not_fit_is_refused_by_name() {
         (group(serde_json::json!(["Tax"]), serde_json::json!({"UnblendedCost": {"Amount": "1"}})), None),
         (group(serde_json::json!(["Tax"]), serde_json::json!({"UnblendedCost": {"Unit": "USD"}})), None),
         (day(&serde_json::json!([{}])), None),
+        (
+            Answer::json(
+                r#"{"ResultsByTime":[{"TimePeriod":{"Start":"2026-03-01","End":"2026-03-02"},"Groups":[{"Keys":["Tax"],
+                "Metrics":{"UnblendedCost":{"Amount":"1","Unit":"USD"},"UnblendedCost":{"Amount":"2","Unit":"USD"}}}]}]}"#,
+            ),
+            None,
+        ),
+        (Answer::json(r#"{"ResultsByTime":[],"ResultsByTime":[]}"#), None),
     ] {
         let error = read(window(), answer, |c| c.group_by = group_by).await.unwrap_err();
         assert_eq!(error.kind.name(), "malformed");
@@ -235,6 +243,8 @@ async fn what_does_not_fit_is_refused_by_name() {
         the row `Tax` of `2026-03-01` has no unit of `UnblendedCost`
         the row `Tax` of `2026-03-01` has no amount of `UnblendedCost`
         a row of `2026-03-01` has 0 keys instead of 1
+        the row `Tax` of `2026-03-01` has `UnblendedCost` twice
+        the answer was no JSON of Cost Explorer: duplicate field `ResultsByTime` at line 1 column 35
         ");
 }
 
