@@ -7,41 +7,53 @@
 #![allow(clippy::disallowed_methods, reason = "what cargo tells a build script is in its environment")]
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=link/order.txt");
-    if env::var("PROFILE").as_deref() != Ok("release") || !links_with_rusts_own() {
+    println!("cargo:rerun-if-env-changed=LINK_MAP");
+    let [root, out] = ["CARGO_MANIFEST_DIR", "OUT_DIR"]
+        .map(|name| PathBuf::from(env::var_os(name).expect("cargo sets it")));
+    let Some(order) = root.join("link/order.txt").to_str().map(str::to_owned) else { return };
+    let mut arguments =
+        vec![format!("--symbol-ordering-file={order}"), "--no-warn-symbol-ordering".to_owned()];
+    // For `link/record`: which function lies where.
+    if let Ok(map) = env::var("LINK_MAP") {
+        arguments.extend([format!("-Map={map}"), "--no-demangle".to_owned()]);
+    }
+    if !is_for_this_system() || !links_with(&arguments, &out) {
         return;
     }
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let order = format!("--symbol-ordering-file={}", root.join("link/order.txt").display());
-    // For `link/record`: which function lies where.
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    let map = format!("-Map={}", out.join("functions.map").display());
-    for argument in [&*order, "--no-warn-symbol-ordering", &*map, "--no-demangle"] {
+    for argument in arguments {
         println!("cargo:rustc-link-arg-bins=-Xlinker");
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }
 
-/// Other linkers do not know the option: only where Rust brings its own and nobody chose another.
-fn links_with_rusts_own() -> bool {
+/// The list has the names of a release build for it, and what flags of one's own make of them is not known.
+fn is_for_this_system() -> bool {
+    let is = |name: &str, expected: &str| env::var(name).is_ok_and(|value| value == expected);
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    if env::var("TARGET").as_deref() != Ok("x86_64-unknown-linux-gnu")
-        || env::var("HOST") != env::var("TARGET")
-        || is_set("RUSTC_LINKER")
-        || is_set("CARGO_ENCODED_RUSTFLAGS")
-    {
+    is("PROFILE", "release")
+        && ["HOST", "TARGET"].iter().all(|name| is(name, "x86_64-unknown-linux-gnu"))
+        && !is_set("RUSTC_LINKER")
+        && !is_set("CARGO_ENCODED_RUSTFLAGS")
+}
+
+/// Whether whatever linker there is takes the arguments: it is tried.
+fn links_with(arguments: &[String], out: &Path) -> bool {
+    let source = out.join("probe.rs");
+    if fs::write(&source, "fn main() {}").is_err() {
         return false;
     }
-    let rustc = env::var_os("RUSTC").expect("cargo sets it");
-    let Ok(sysroot) = std::process::Command::new(rustc).args(["--print", "sysroot"]).output() else {
-        return false;
-    };
-    let sysroot = String::from_utf8_lossy(&sysroot.stdout);
-    Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld/ld.lld").exists()
+    let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets it"));
+    rustc.arg(source).arg("-o").arg(out.join("probe"));
+    for argument in arguments {
+        rustc.arg("-Clink-arg=-Xlinker").arg(format!("-Clink-arg={argument}"));
+    }
+    rustc.output().is_ok_and(|output| output.status.success())
 }

@@ -67,10 +67,10 @@ pub(super) struct ResultByTime<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct TimePeriod<'a> {
-    #[serde(borrow, default)]
-    pub(super) start: Text<'a>,
-    #[serde(borrow, default)]
-    pub(super) end: Text<'a>,
+    #[serde(borrow)]
+    pub(super) start: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) end: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -193,17 +193,23 @@ impl Reader {
         Arc::new(Self { window, query, sdk, rows: Mutex::default() })
     }
 
-    /// What was read of the newest answer that was a page.
-    pub(super) fn take(&self) -> Option<Result<Rows, Malformed>> {
-        mem::take(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What was read of the newest answer.
+    pub(super) fn take(&self) -> Result<Rows, Malformed> {
+        let rows = mem::take(&mut *self.rows.lock().unwrap_or_else(PoisonError::into_inner));
+        // Only of an SDK that asks another deserializer than the one it was given.
+        rows.unwrap_or_else(|| Err(Malformed("the answer was not read".to_owned())))
     }
 
     /// # Errors
     /// When the bytes are not JSON of this form.
     pub(super) fn read(&self, body: &[u8]) -> Result<Result<Rows, Malformed>, BoxError> {
         let text = str::from_utf8(body)?;
-        // To the SDK too an empty answer is one without members.
-        let answer = if text.is_empty() { Answer::default() } else { serde_json::from_str(text)? };
+        let answer = match text.trim_start().as_bytes().first() {
+            // Without members, to the SDK too.
+            _ if text.is_empty() => Answer::default(),
+            Some(b'{') => serde_json::from_str(text)?,
+            _ => return Err("it is no object".into()),
+        };
         Ok(into_rows(answer, &self.window, &self.query))
     }
 }

@@ -226,7 +226,7 @@ impl CostExplorer {
             .interceptor(ReadBy(Arc::clone(&reader)))
             .interceptor(Meter(Arc::clone(&call)));
         match request.send().await {
-            Ok(output) => match reader.take().expect("an answer was read") {
+            Ok(output) => match reader.take() {
                 Ok(Rows { records, group_names, next }) => {
                     Ok(Page { records, group_names, observed_at: self.observed_at(&call), next })
                 }

@@ -45,7 +45,8 @@ pub(super) fn into_rows(answer: Answer<'_>, window: &Window, query: &Query) -> R
     let mut records = Vec::with_capacity(rows);
     for result in results {
         let time = result.time_period.ok_or_else(|| Malformed("a result has no `TimePeriod`".to_owned()))?;
-        let period = Period::parse(window.granularity(), &time.start.0, &time.end.0)
+        let [start, end] = [&time.start, &time.end].map(|text| text.as_ref().map_or("", |Text(text)| text));
+        let period = Period::parse(window.granularity(), start, end)
             .map_err(|error| Malformed(format!("the period {error}")))?;
         if !window.contains(period) {
             return Err(Malformed(format!("the period `{period}` was not asked for")));

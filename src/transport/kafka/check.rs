@@ -219,10 +219,14 @@ impl Inner {
         match self.settings(&self.clients.admin(), topic) {
             Ok(settings) => Some(settings),
             Err(error) => {
-                report.facts.push(format!(
-                    "note: the settings of topic `{topic}` were not checked ({error}); to have them checked: {}",
-                    self.topic_acl(topic, &["DescribeConfigs"])
-                ));
+                let grant = if is_denied(&error) {
+                    format!("; to have them checked: {}", self.topic_acl(topic, &["DescribeConfigs"]))
+                } else {
+                    String::new()
+                };
+                report
+                    .facts
+                    .push(format!("note: the settings of topic `{topic}` were not checked ({error}){grant}"));
                 None
             }
         }

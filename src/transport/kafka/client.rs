@@ -41,6 +41,7 @@ pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.i
 pub(super) const OUT_OF_REACH: &str = "is the broker up, and `kafka.bootstrap_servers` right? Nothing is lost; it goes on when the broker is back";
 
 /// What to do where the principal lacks rights on a topic.
+pub(super) const CREATE_DENIED: &str = "grant the principal Create on both topics, on Amazon MSK with IAM `kafka-cluster:CreateTopic`, or have them created: `check --connect` without `kafka.create_topics` prints the commands";
 pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
 
 /// What to do where the principal may not have transactions.
@@ -69,7 +70,11 @@ impl Clients {
             // Between polls nothing is asked of a broker; what has moved is asked for anew, or an error.
             .set("topic.metadata.refresh.interval.ms", "-1");
         for (name, value) in defaults {
-            config.set(*name, *value);
+            // Set under both of its names, either of them would win.
+            let alias = (*name == "fetch.message.max.bytes").then_some("max.partition.fetch.bytes");
+            if alias.is_none_or(|alias| !self.config.librdkafka.contains_key(alias)) {
+                config.set(*name, *value);
+            }
         }
         for (name, value) in &self.config.librdkafka {
             config.set(name, value.expose_secret());
@@ -189,10 +194,13 @@ impl Clients {
 
     /// Reads events: of nobody's group, or as a group that shares the partitions out.
     pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Context>, TransportError> {
-        // So much of each partition is read ahead, not 64 MB. It polls all the time, and is to see when a
-        // topic grows or goes.
+        // So much is read ahead, not 64 MB, and asked for of each partition at once, not 1 MB: it comes
+        // compressed, and JSON takes ten times as much when it is not. So little is soon read, and waited
+        // for no longer. It polls all the time, and is to see when a topic grows or goes.
         let mut config = self.over(&[
-            ("queued.max.messages.kbytes", "4096"),
+            ("queued.max.messages.kbytes", "2048"),
+            ("fetch.message.max.bytes", "131072"),
+            ("fetch.queue.backoff.ms", "2"),
             ("topic.metadata.refresh.interval.ms", "300000"),
         ]);
         config
@@ -203,8 +211,7 @@ impl Clients {
             // A group may get partitions that were added to the topic: those from their beginning.
             .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
             .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.queue.backoff.ms", "20");
+            .set("fetch.wait.max.ms", "100");
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
@@ -220,12 +227,13 @@ impl Clients {
     /// # Errors
     /// Also when there is no token to be had.
     pub(super) fn admin(&self) -> Result<AdminClient<Context>, TransportError> {
-        let config = self.over(&[]);
-        let admin: AdminClient<Context> = config
+        let token = self.context.tokens.as_ref().map(|tokens| tokens.current()).transpose()?;
+        let admin: AdminClient<Context> = self
+            .over(&[])
             .create_with_context(self.context.clone())
             .map_err(|e| self.error("create a client", &e))?;
-        if let Some(tokens) = &self.context.tokens {
-            token::give(admin.inner(), tokens.current()?)?;
+        if let Some(token) = token {
+            token::give(admin.inner(), token)?;
         }
         Ok(admin)
     }

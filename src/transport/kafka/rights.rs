@@ -22,7 +22,7 @@ use super::{
     topics::Layout,
 };
 use crate::{
-    config::{DeliveryMode, LostState},
+    config::{DeliveryMode, KafkaLogin, LostState},
     transport::TransportError,
 };
 
@@ -179,14 +179,33 @@ impl Inner {
         }
     }
 
-    /// The command that grants rights on a topic.
+    /// The command that grants rights on a topic; on Amazon MSK with IAM, the actions that do.
     pub(super) fn topic_acl(&self, topic: &str, operations: &[&str]) -> String {
+        if self.uses_iam() {
+            let actions = operations.iter().map(|operation| match *operation {
+                "Read" => "kafka-cluster:ReadData",
+                "Write" => "kafka-cluster:WriteData",
+                "DescribeConfigs" => "kafka-cluster:DescribeTopicDynamicConfiguration",
+                _ => "kafka-cluster:DescribeTopic",
+            });
+            let actions = actions.collect::<Vec<_>>().join("`, `");
+            return format!("in IAM: allow `{actions}` on topic `{topic}`");
+        }
         self.acl(operations, &format!("--topic {topic}"))
     }
 
     fn id_acl(&self) -> String {
-        let ids = format!("--transactional-id {}. --resource-pattern-type prefixed", self.config.state_topic);
+        let prefix = format!("{}.", self.config.state_topic);
+        if self.uses_iam() {
+            let actions = "kafka-cluster:AlterTransactionalId`, `kafka-cluster:DescribeTransactionalId";
+            return format!("in IAM: allow `{actions}` on transactional ids `{prefix}*`");
+        }
+        let ids = format!("--transactional-id {prefix} --resource-pattern-type prefixed");
         self.acl(&["Write", "Describe"], &ids)
+    }
+
+    const fn uses_iam(&self) -> bool {
+        matches!(self.config.login, KafkaLogin::MskIam(_))
     }
 
     fn acl(&self, operations: &[&str], resource: &str) -> String {

@@ -136,8 +136,8 @@ impl Tokens {
                 }
             },
         };
-        // Four fifths of the last one's time are over, perhaps not all of it.
-        let Some(token) = state.good(now) else { return Err(failure) };
+        // Four fifths of the last one's time are over, perhaps not all of it; that it cannot be had took time.
+        let Some(token) = state.good(self.clock.now()) else { return Err(failure) };
         warn!(expires = %token.expires, "could not renew the token, which is still good: {failure}");
         Ok(for_librdkafka(token))
     }
@@ -201,18 +201,18 @@ impl Tokens {
 /// and their settings (rust-rdkafka issue 757). It gets no other one after this.
 ///
 /// # Errors
-/// `Rejected` when librdkafka does not take it.
+/// `Rejected` for what no token can be, `Unavailable` when librdkafka does not take it: it is over by now.
 #[expect(unsafe_code, reason = "the binding has no call of its own for this")]
 pub(super) fn give(client: &Client<Context>, token: OAuthToken) -> Result<(), TransportError> {
-    let rejected = |why: String| {
-        TransportError::new(Kind::Rejected, format!("librdkafka does not take the token: {why}"))
+    let text = |text: String| {
+        CString::new(text).map_err(|_| TransportError::new(Kind::Rejected, "the token has a byte of zero"))
     };
-    let text = |text: String| CString::new(text).map_err(|e| rejected(e.to_string()));
     let (value, principal) = (text(token.token)?, text(token.principal_name)?);
+    // Written, and not read: what is wrong with a token is told with the token itself.
     let mut why = [0; 512];
     // SAFETY: the client lives as long as its reference, the texts and the buffer as long as the call, which
-    // copies what it keeps and ends what it writes with a zero within the size it is told. There are no
-    // extensions, for which a null pointer stands.
+    // copies what it keeps and writes no more than it is told there is room for. There are no extensions,
+    // for which a null pointer stands.
     let code = unsafe {
         rd_kafka_oauthbearer_set_token(
             client.native_ptr(),
@@ -228,8 +228,7 @@ pub(super) fn give(client: &Client<Context>, token: OAuthToken) -> Result<(), Tr
     if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
         return Ok(());
     }
-    let why: Vec<u8> = why.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
-    Err(rejected(String::from_utf8_lossy(&why).into_owned()))
+    Err(TransportError::new(Kind::Unavailable, format!("librdkafka does not take the token ({code:?})")))
 }
 
 fn for_librdkafka(token: &Token) -> OAuthToken {

@@ -17,9 +17,10 @@ use tracing::{debug, info};
 use super::{
     Inner,
     check::not_compacted,
-    client::{REQUEST, code, wait},
+    client::{CREATE_DENIED, REQUEST, TOPIC_DENIED, code, wait},
     context::Context,
     lock, reader,
+    rights::is_denied,
     spare::let_go,
 };
 use crate::{
@@ -166,7 +167,8 @@ impl Inner {
                 Err((_, rdkafka::error::RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     let error = rdkafka::error::KafkaError::AdminOp(code);
-                    return Err(self.clients.error(&format!("create topic `{name}`"), &error));
+                    let failed = self.clients.error(&format!("create topic `{name}`"), &error);
+                    return Err(if is_denied(&failed) { failed.with_hint(CREATE_DENIED) } else { failed });
                 }
             }
         }
@@ -221,7 +223,7 @@ impl Inner {
             // Without the right to, a topic has none.
             Some(Ok(resource)) if resource.entries.is_empty() => {
                 let why = format!("could not {what}: this principal may not");
-                Err(TransportError::new(Kind::Rejected, why))
+                Err(TransportError::new(Kind::Rejected, why).with_hint(TOPIC_DENIED))
             }
             Some(Ok(resource)) => Ok(resource),
             Some(Err(code)) => Err(self.clients.error(&what, &rdkafka::error::KafkaError::AdminOp(code))),

@@ -37,6 +37,9 @@ use places::{begin, committed, ends, no_topic, partitions, partitions_of};
 /// How long an empty poll waits.
 const POLL: Duration = Duration::from_millis(50);
 
+/// So long a batch that is not full waits for the next record: what is handed over wakes somebody.
+const LINGER: Duration = Duration::from_millis(1);
+
 /// Without progress for so long, an end that was proven is given up.
 const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
 
@@ -264,11 +267,13 @@ impl Reading {
 
     fn run(&mut self) -> Result<(), TransportError> {
         let mut progress = Instant::now();
+        // A clock for every record would be a good part of its price: it is looked at when none is there.
+        let mut moved = false;
         let mut complained: Option<Instant> = None;
         let mut at = Offsets::new();
         let source = Arc::clone(&self.source);
         loop {
-            let wait = if self.batch.is_empty() { POLL } else { Duration::ZERO };
+            let wait = if self.batch.is_empty() { POLL } else { LINGER };
             match source.consumer.poll(wait) {
                 Some(Ok(message)) => {
                     let offset = u64::try_from(message.offset()).unwrap_or(0);
@@ -277,7 +282,7 @@ impl Reading {
                         .as_ref()
                         .is_none_or(|ends| ends.get(&message.partition()).is_some_and(|end| offset < *end));
                     if wanted {
-                        progress = Instant::now();
+                        moved = true;
                         self.batch.push(received(&message));
                     }
                     if self.batch.len() == BATCH && !self.hand_over()? {
@@ -311,7 +316,7 @@ impl Reading {
                 let position =
                     source.consumer.position().map_err(|e| source.fail("tell how far it read", &e))?;
                 let reached = source.offsets(&position);
-                if reached != at {
+                if std::mem::take(&mut moved) || reached != at {
                     at = reached;
                     progress = Instant::now();
                 }
