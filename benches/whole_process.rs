@@ -1,7 +1,9 @@
 //! The program as it is deployed: time to the first request and event, memory, CPU.
 //!
 //! Starts the real binary against an answering server in this process and reads what Linux counts
-//! of it in `/proc`. Nothing is averaged but the times to start, of which there are many.
+//! of it in `/proc`. Nothing is averaged but the times to start, of which there are many. A program other
+//! than the one cargo builds with this, which has the features of the tests' dependencies in it, is named
+//! by its path: `cargo bench --bench whole_process -- ./program`.
 
 #![allow(clippy::float_arithmetic, reason = "times are floats, and no money is counted here")]
 #![allow(clippy::disallowed_methods, reason = "what is idle is found out by waiting")]
@@ -24,7 +26,11 @@ use std::{
 use jiff::civil::Date;
 use support::{SERVICES, Shape};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_amazon-billing-source");
+/// As the first argument with a slash in it says, or as cargo built it.
+fn program() -> String {
+    let named = std::env::args().skip(1).find(|argument| argument.contains('/'));
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_amazon-billing-source").to_owned())
+}
 
 /// How often the program is started to see how long it takes.
 const STARTS: usize = 21;
@@ -76,7 +82,7 @@ fn milliseconds(times: &mut [Duration]) -> String {
 /// Waiting for the next poll, after one of the simulated company.
 fn idle() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut simulate = Command::new(BINARY);
+    let mut simulate = Command::new(program());
     simulate.args(["simulate", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut simulator = Running(simulate.spawn().expect("the binary starts"));
     let mut line = String::new();
@@ -237,7 +243,7 @@ state = "state.db"
 fn run(config: &Config<'_>) -> Command {
     let path = config.folder.join("billing.toml");
     fs::write(&path, &config.text).expect("a writable folder");
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(program());
     command.args(["run", "--config"]).arg(path).current_dir(config.folder);
     command.env_remove("RUST_LOG").env("NO_COLOR", "1");
     command.stdout(Stdio::null()).stderr(Stdio::piped());
