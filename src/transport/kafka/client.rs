@@ -467,3 +467,19 @@ fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         _ => (Kind::Unavailable, Some(OUT_OF_REACH)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::token::tests::config, *};
+    use crate::config::KafkaLogin;
+
+    /// librdkafka sets what it is given in no order: of two names for the same thing either would win.
+    #[tokio::test]
+    async fn a_setting_under_its_other_name_is_not_set_twice() {
+        let mut config = config(KafkaLogin::Librdkafka);
+        let defaults = [("fetch.message.max.bytes", "1")];
+        assert_eq!(Clients::new(&config).unwrap().over(&defaults).get(defaults[0].0), Some("1"));
+        config.librdkafka.insert("max.partition.fetch.bytes".to_owned(), "2".into());
+        assert_eq!(Clients::new(&config).unwrap().over(&defaults).get(defaults[0].0), None);
+    }
+}

@@ -239,3 +239,32 @@ fn noise(bytes: usize) -> Vec<u8> {
     }
     noise
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Kafka, super::token::tests::config, *};
+    use crate::config::{CredentialsConfig, MskIamConfig};
+
+    /// `kafka-acls.sh` changes nothing where IAM decides.
+    #[tokio::test]
+    async fn what_is_missing_is_told_in_the_words_of_who_decides() {
+        let acl =
+            Kafka::connect(&config(KafkaLogin::Librdkafka)).unwrap().0.topic_acl("t", &["Read", "Write"]);
+        let to = "kafka-acls.sh --bootstrap-server 127.0.0.1:9 --add --allow-principal User:NAME";
+        assert_eq!(acl, format!("{to} --operation Read --operation Write --topic t"));
+        let login = KafkaLogin::MskIam(MskIamConfig {
+            region: "eu-central-1".to_owned(),
+            credentials: CredentialsConfig::Default,
+            sts_endpoint_url: None,
+        });
+        let kafka = Kafka::connect(&config(login)).unwrap().0;
+        assert_eq!(
+            [kafka.topic_acl("t", &["Read", "DescribeConfigs"]), kafka.id_acl()],
+            [
+                "in IAM: allow `kafka-cluster:ReadData`, `kafka-cluster:DescribeTopicDynamicConfiguration` on topic `t`",
+                "in IAM: allow `kafka-cluster:AlterTransactionalId`, `kafka-cluster:DescribeTransactionalId` on \
+                 transactional ids `aws.cost.state.*`",
+            ]
+        );
+    }
+}

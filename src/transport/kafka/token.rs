@@ -240,7 +240,7 @@ fn for_librdkafka(token: &Token) -> OAuthToken {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use rdkafka::{
@@ -254,6 +254,22 @@ mod tests {
         event::ContentMode,
     };
 
+    /// Of brokers that are not there.
+    pub(in crate::transport::kafka) fn config(login: KafkaLogin) -> KafkaConfig {
+        KafkaConfig {
+            bootstrap_servers: "127.0.0.1:9".to_owned(),
+            topic: "aws.cost".to_owned(),
+            state_topic: "aws.cost.state".to_owned(),
+            content_mode: ContentMode::Binary,
+            delivery: DeliveryMode::ExactlyOnce,
+            create_topics: false,
+            state_partitions: 8,
+            on_lost_state: LostState::Refuse,
+            login,
+            librdkafka: BTreeMap::new(),
+        }
+    }
+
     /// With a token endpoint that is down.
     fn clients() -> Clients {
         let login = KafkaLogin::Oauth(OauthConfig {
@@ -265,19 +281,7 @@ mod tests {
             audience: None,
             ca_file: None,
         });
-        let config = KafkaConfig {
-            bootstrap_servers: "127.0.0.1:9".to_owned(),
-            topic: "aws.cost".to_owned(),
-            state_topic: "aws.cost.state".to_owned(),
-            content_mode: ContentMode::Binary,
-            delivery: DeliveryMode::ExactlyOnce,
-            create_topics: false,
-            state_partitions: 8,
-            on_lost_state: LostState::Refuse,
-            login,
-            librdkafka: BTreeMap::new(),
-        };
-        Clients::new(&config).unwrap()
+        Clients::new(&config(login)).unwrap()
     }
 
     /// Only a broker whose clock is ahead refuses a token that is good by ours.
