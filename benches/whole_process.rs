@@ -16,7 +16,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, Sender, channel},
     thread,
@@ -26,10 +26,12 @@ use std::{
 use jiff::civil::Date;
 use support::{SERVICES, Shape};
 
-/// As the first argument with a slash in it says, or as cargo built it.
-fn program() -> String {
-    let named = std::env::args().skip(1).find(|argument| argument.contains('/'));
-    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_amazon-billing-source").to_owned())
+/// As the first argument with a slash in it says, or as cargo built it. It is started in other folders.
+fn program() -> PathBuf {
+    match std::env::args().skip(1).find(|argument| argument.contains('/')) {
+        Some(named) => fs::canonicalize(named).expect("a program to measure"),
+        None => PathBuf::from(env!("CARGO_BIN_EXE_amazon-billing-source")),
+    }
 }
 
 /// How often the program is started to see how long it takes.

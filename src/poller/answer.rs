@@ -214,8 +214,8 @@ impl Reader {
     }
 }
 
-/// Sets a reader in the place of the SDK's deserializer.
-#[derive(Debug)]
+/// Sets a reader in the place of the SDK's deserializer, and is what stands there.
+#[derive(Clone, Debug)]
 pub(super) struct ReadBy(pub(super) Arc<Reader>);
 
 impl Intercept for ReadBy {
@@ -228,16 +228,12 @@ impl Intercept for ReadBy {
         _: &BeforeSerializationInterceptorContextRef<'_>,
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let reader = SharedResponseDeserializer::new(InPlaceOfTheSdks(Arc::clone(&self.0)));
-        bag.interceptor_state().store_put(reader);
+        bag.interceptor_state().store_put(SharedResponseDeserializer::new(self.clone()));
         Ok(())
     }
 }
 
-#[derive(Debug)]
-struct InPlaceOfTheSdks(Arc<Reader>);
-
-impl DeserializeResponse for InPlaceOfTheSdks {
+impl DeserializeResponse for ReadBy {
     fn deserialize_nonstreaming_with_config(
         &self,
         response: &HttpResponse,

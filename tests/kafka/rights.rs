@@ -159,6 +159,18 @@ async fn the_printed_commands_are_all_it_takes_and_each_right_that_is_missing_is
     assert_eq!(commands.len(), 1, "{facts}");
     strict.run(&commands[0]);
     assert_eq!(printed(&strict.check(&config).await.unwrap(), "kafka-acls.sh"), [""; 0]);
+
+    // Whoever may not create topics is told that, and not what reading and writing them takes.
+    let config = KafkaConfig { create_topics: true, ..strict.config("rights-new") };
+    for topic in [&config.topic, &config.state_topic] {
+        strict.run(&format!(
+            "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:billing --operation Describe --topic {topic}",
+            strict.servers
+        ));
+    }
+    let error = Process::new(&config).recover().await.unwrap_err();
+    assert_eq!(error.kind, Kind::Rejected, "{error}");
+    assert!(error.hint.unwrap().starts_with("grant the principal Create on both topics"));
 }
 
 /// What is wrong with settings, put right by what is printed.

@@ -41,8 +41,10 @@ pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.i
 pub(super) const OUT_OF_REACH: &str = "is the broker up, and `kafka.bootstrap_servers` right? Nothing is lost; it goes on when the broker is back";
 
 /// What to do where the principal lacks rights on a topic.
-pub(super) const CREATE_DENIED: &str = "grant the principal Create on both topics, on Amazon MSK with IAM `kafka-cluster:CreateTopic`, or have them created: `check --connect` without `kafka.create_topics` prints the commands";
 pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
+
+/// What to do where it may not create one.
+pub(super) const CREATE_DENIED: &str = "grant the principal Create on both topics, on Amazon MSK with IAM `kafka-cluster:CreateTopic`, or have them created: `check --connect` without `kafka.create_topics` prints the commands";
 
 /// What to do where the principal may not have transactions.
 pub(super) const ID_DENIED: &str = "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`; `check --connect` prints the command";
