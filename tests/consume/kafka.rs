@@ -35,6 +35,11 @@ impl Topic {
         let name = format!("read-{name}-{}", std::process::id());
         let servers = broker.servers();
         create_topic(&servers, &name, partitions, &[]).await;
+        Self::over(&servers, &name)
+    }
+
+    /// One that is there.
+    fn over(servers: &str, name: &str) -> Self {
         let home = Home::new();
         home.write(
             "billing.toml",
@@ -43,7 +48,7 @@ impl Topic {
                  state_topic = \"{name}-state\"\n"
             ),
         );
-        Self { name, servers, home }
+        Self { name: name.to_owned(), servers: servers.to_owned(), home }
     }
 
     fn producer(&self, transactional: Option<&str>) -> FutureProducer {
@@ -422,4 +427,26 @@ async fn a_topic_that_is_deleted_ends_what_follows_it() {
     let ran = running.ended();
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("there is no topic"), "{}", ran.stderr);
+}
+
+/// From librdkafka's own mock of a cluster, as a real one says so only for a moment: who is asked is not
+/// the one to answer, once for each question.
+#[tokio::test]
+async fn brokers_that_are_not_settled_are_asked_again() {
+    use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
+    let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+    cluster.create_topic("events", 1, 1).unwrap();
+    let topic = Topic::over(&cluster.bootstrap_servers(), "events");
+    let all = events(3);
+    topic.publish(&all, ContentMode::Binary).await;
+    for (case, api, code) in [
+        ("fetch", Api::OffsetFetch, Code::RD_KAFKA_RESP_ERR_NOT_COORDINATOR),
+        ("load", Api::OffsetFetch, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
+        ("commit", Api::OffsetCommit, Code::RD_KAFKA_RESP_ERR_NOT_COORDINATOR),
+    ] {
+        cluster.request_errors(api, &[code, code, code]);
+        let ran = topic.home.run(&["replay", "--name", case]).fine();
+        assert_eq!(ran.lines(), lines(&all), "{case}: {}", ran.stderr);
+        cluster.clear_request_errors(api);
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -154,6 +154,15 @@ impl Home {
         let mut command = self.command(&[&args[..1], &["--config", "billing.toml"], &args[1..]].concat());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::new(Mutex::new(String::new()));
+        let (stderr, heard) = (child.stderr.take().unwrap(), Arc::clone(&said));
+        let listener = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap();
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
         let (stdout, seen) = (child.stdout.take().unwrap(), Arc::clone(&lines));
         let reader = std::thread::spawn(move || {
             let mut stdout = BufReader::new(stdout);
@@ -166,7 +175,7 @@ impl Home {
                 line.clear();
             }
         });
-        Running { child, lines, reader: Some(reader) }
+        Running { child, lines, said, readers: vec![reader, listener] }
     }
 }
 
@@ -174,8 +183,10 @@ impl Home {
 pub struct Running {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    /// Ends with the command's stdout.
-    reader: Option<JoinHandle<()>>,
+    /// Its stderr.
+    said: Arc<Mutex<String>>,
+    /// End with the command's stdout and stderr.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -191,9 +202,13 @@ impl Running {
             if lines.len() >= count {
                 return lines;
             }
-            assert!(Instant::now() < deadline, "{} of {count} lines", lines.len());
+            assert!(Instant::now() < deadline, "{} of {count} lines, and:\n{}", lines.len(), self.said());
             crate::pause(Duration::from_millis(20));
         }
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     /// SIGINT, as Ctrl-C does it.
@@ -212,7 +227,7 @@ impl Running {
 
     /// Once it has ended.
     fn all_lines(&mut self) -> Vec<String> {
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
         self.lines()
@@ -225,12 +240,11 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status.code();
             }
-            assert!(Instant::now() < deadline, "it does not end");
+            assert!(Instant::now() < deadline, "it does not end, and said:\n{}", self.said());
             crate::pause(Duration::from_millis(20));
         };
-        let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Ran { code, stdout: self.all_lines().join("\n"), stderr }
+        let stdout = self.all_lines().join("\n");
+        Ran { code, stdout, stderr: self.said() }
     }
 }
 

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::{
     context::{Context, Refusal},
+    errors::{classify, code},
     producer::{Acknowledgements, Producer},
     token,
 };
@@ -33,21 +34,6 @@ pub(super) const REQUEST: Duration = Duration::from_secs(10);
 /// How long a transaction may stand open before the broker aborts it: as long a process that hangs
 /// holds up `read_committed` consumers.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(30);
-
-/// What to do where a partition cannot be written to.
-pub(super) const TOO_FEW_IN_SYNC: &str = "fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
-
-/// What to do where nothing more is known.
-pub(super) const OUT_OF_REACH: &str = "is the broker up, and `kafka.bootstrap_servers` right? Nothing is lost; it goes on when the broker is back";
-
-/// What to do where the principal lacks rights on a topic.
-pub(super) const TOPIC_DENIED: &str = "grant the principal Read, Write, Describe and DescribeConfigs on both topics; `check --connect` prints the commands";
-
-/// What to do where it may not create one.
-pub(super) const CREATE_DENIED: &str = "grant the principal Create on both topics, on Amazon MSK with IAM `kafka-cluster:CreateTopic`, or have them created: `check --connect` without `kafka.create_topics` prints the commands";
-
-/// What to do where the principal may not have transactions.
-pub(super) const ID_DENIED: &str = "grant the principal Write and Describe on transactional ids that begin with the state topic's name, or set `delivery = \"at_least_once\"`; `check --connect` prints the command";
 
 /// A librdkafka client's settings and its latest complaint, which its timeouts do not tell.
 #[derive(Clone)]
@@ -315,25 +301,35 @@ impl Clients {
         topic: &str,
         partition: i32,
     ) -> Result<(u64, u64), TransportError> {
+        let what = format!("find the end of `{topic}/{partition}`");
+        let fail = |error: &KafkaError| self.error(&what, error);
+        let ask = || client.fetch_watermarks(topic, partition, REQUEST);
+        let (low, high) = self.settled(client, fail, ask)?;
+        Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
+    }
+
+    /// Asks, by a client that reads nothing yet, until the brokers have found out who is to answer.
+    pub(super) fn settled<T>(
+        &self,
+        client: &BaseConsumer<Context>,
+        fail: impl Fn(&KafkaError) -> TransportError,
+        ask: impl Fn() -> Result<T, KafkaError>,
+    ) -> Result<T, TransportError> {
         let deadline = Instant::now() + REQUEST;
         loop {
             self.attend(client)?;
-            match client.fetch_watermarks(topic, partition, REQUEST) {
-                Ok((low, high)) => {
-                    return Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)));
-                }
+            match ask() {
                 Err(error) if self.is_settling(&error) && Instant::now() < deadline => {
                     wait(Duration::from_millis(50));
                 }
-                Err(error) => {
-                    return Err(self.error(&format!("find the end of `{topic}/{partition}`"), &error));
-                }
+                answer => return answer.map_err(|error| fail(&error)),
             }
         }
     }
 
-    /// Whether a partition is without its leader for a moment, just created or since the leader has
-    /// changed; or a connection without its login, which it renews from time to time.
+    /// Whether a partition is without its leader, or a group without its coordinator, for a moment: just
+    /// created, or moved to another broker; or a connection without its login, which it renews from time
+    /// to time.
     fn is_settling(&self, error: &KafkaError) -> bool {
         match code(error) {
             Some(
@@ -343,7 +339,10 @@ impl Clients {
                 | Code::ReplicaNotAvailable
                 | Code::OffsetNotAvailable
                 | Code::FencedLeaderEpoch
-                | Code::UnknownLeaderEpoch,
+                | Code::UnknownLeaderEpoch
+                | Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress,
             ) => true,
             Some(Code::Authentication) => !self.context.is_final(),
             _ => false,
@@ -393,81 +392,9 @@ pub(crate) fn not_a_property(name: &str, value: &str) -> Option<String> {
     }
 }
 
-/// librdkafka's code of an error, where it has one.
-pub(super) fn code(error: &KafkaError) -> Option<Code> {
-    match error {
-        KafkaError::Transaction(error) => Some(error.code()),
-        KafkaError::AdminOp(code) => Some(*code),
-        error => error.rdkafka_error_code(),
-    }
-}
-
-/// Whether another producer of the same `transactional.id` was here, in any of the forms in which a
-/// fenced instance learns of it.
-pub(super) fn is_fenced(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(
-            Code::Fenced
-                | Code::ProducerFenced
-                | Code::InvalidProducerEpoch
-                | Code::PurgeQueue
-                | Code::PurgeInflight
-                | Code::InvalidProducerIdMapping
-                | Code::TransactionCoordinatorFenced
-        )
-    )
-}
-
 /// Waits on a blocking thread.
 pub(super) fn wait(pause: Duration) {
     Handle::current().block_on(tokio::time::sleep(pause));
-}
-
-/// Whether there is no such topic.
-pub(super) fn is_no_topic(error: &KafkaError) -> bool {
-    matches!(code(error), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
-}
-
-/// What an error means where nothing can have been stored.
-fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
-    if is_fenced(error) {
-        return (Kind::Conflict, None);
-    }
-    match code(error) {
-        Some(Code::TopicAuthorizationFailed) => (Kind::Rejected, Some(TOPIC_DENIED)),
-        Some(Code::TransactionalIdAuthorizationFailed) => (Kind::Rejected, Some(ID_DENIED)),
-        Some(Code::ClusterAuthorizationFailed) => (
-            Kind::Rejected,
-            Some("grant the principal IdempotentWrite on the cluster; with `create_topics` also Create"),
-        ),
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => (
-            Kind::Rejected,
-            Some(
-                "set `kafka.create_topics = true`, or see `check --connect` for the commands that create the topics",
-            ),
-        ),
-        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
-            (Kind::Rejected, Some("raise the topic's `max.message.bytes`"))
-        }
-        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient) => {
-            (Kind::Unavailable, Some(TOO_FEW_IN_SYNC))
-        }
-        Some(Code::QueueFull) => (
-            Kind::Unavailable,
-            Some(
-                "the brokers take no records; nothing is lost, and `queue.buffering.max.messages` in `[kafka.librdkafka]` need not grow",
-            ),
-        ),
-        Some(Code::KafkaStorageError) => {
-            (Kind::Unavailable, Some("a broker cannot write to its disk; see its log"))
-        }
-        Some(Code::InvalidTransactionTimeout) => {
-            (Kind::Rejected, Some("the broker's `transaction.max.timeout.ms` is below 30 seconds; raise it"))
-        }
-        // Also of a login that failed: whether it was refused, or cut, only the complaint tells.
-        _ => (Kind::Unavailable, Some(OUT_OF_REACH)),
-    }
 }
 
 #[cfg(test)]

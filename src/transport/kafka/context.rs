@@ -11,7 +11,7 @@ use rdkafka::{
 };
 use tracing::{debug, warn};
 
-use super::{client::TOPIC_DENIED, token::Tokens};
+use super::{errors::TOPIC_DENIED, token::Tokens};
 use crate::{
     config::{KafkaConfig, KafkaLogin},
     transport::TransportError,

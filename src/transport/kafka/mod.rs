@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod consume;
 mod context;
+mod errors;
 mod flow;
 mod letters;
 mod msk_iam;

@@ -16,7 +16,7 @@ use rdkafka::{
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
 
-use super::{client::code, context::Context, lock};
+use super::{context::Context, errors::code, lock};
 
 /// Its own thread takes what librdkafka tells.
 pub(super) type Producer = ThreadedProducer<Acknowledgements>;

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::{
     Inner, Until,
-    client::{OUT_OF_REACH, REQUEST, TRANSACTION, is_fenced},
+    client::{REQUEST, TRANSACTION},
+    errors::{OUT_OF_REACH, is_fenced},
     flow::{Entry, Flow, Progress, QueueError},
     lock,
     producer::{Producer, settle},

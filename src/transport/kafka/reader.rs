@@ -14,8 +14,9 @@ use rdkafka::{
 };
 
 use super::{
-    client::{Clients, TRANSACTION, code},
+    client::{Clients, TRANSACTION},
     context::Context,
+    errors::code,
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 

@@ -17,7 +17,8 @@ use secrecy::ExposeSecret;
 use super::{
     Inner,
     check::Report,
-    client::{ID_DENIED, REQUEST, TOPIC_DENIED},
+    client::REQUEST,
+    errors::{ID_DENIED, TOPIC_DENIED},
     producer::{Numbered, Producer, is_too_large, send_one},
     topics::Layout,
 };

@@ -17,8 +17,9 @@ use tracing::{debug, info};
 use super::{
     Inner,
     check::not_compacted,
-    client::{CREATE_DENIED, REQUEST, TOPIC_DENIED, code, wait},
+    client::{REQUEST, wait},
     context::Context,
+    errors::{CREATE_DENIED, TOPIC_DENIED, code, is_no_topic},
     lock, reader,
     rights::is_denied,
     spare::let_go,
@@ -108,7 +109,7 @@ impl Inner {
         if let Some(error) = topic.error() {
             let code = rdkafka::error::RDKafkaErrorCode::from(error);
             let error = rdkafka::error::KafkaError::MetadataFetch(code);
-            if super::client::is_no_topic(&error) {
+            if is_no_topic(&error) {
                 return Ok((None, brokers));
             }
             return Err(self.clients.error(&format!("read the metadata of topic `{name}`"), &error));

@@ -23,8 +23,9 @@ use tokio::{sync::mpsc::error::TrySendError, task::JoinHandle};
 use tracing::{debug, warn};
 
 use super::{
-    client::{Clients, REQUEST, TRANSACTION, code, is_no_topic},
+    client::{Clients, REQUEST, TRANSACTION},
     context::Context,
+    errors::{code, is_no_topic},
 };
 use crate::{
     config::KafkaConfig,
@@ -146,10 +147,9 @@ impl Source {
 
     fn commit(&self, offsets: &Offsets) -> Result<(), TransportError> {
         let topic = &self.topic;
-        let what = format!("commit offsets of topic `{topic}`");
         let mut offsets = offsets.clone();
         if self.joined {
-            let mine = self.consumer.assignment().map_err(|e| self.fail(&what, &e))?;
+            let mine = self.consumer.assignment().map_err(|e| self.not_committed(&e))?;
             offsets.retain(|partition, offset| {
                 let kept = mine.find_partition(topic, *partition).is_some();
                 if !kept {
@@ -161,24 +161,32 @@ impl Source {
                 return Ok(());
             }
         }
-        match self.consumer.commit(&self.list(&offsets)?, CommitMode::Sync) {
-            Ok(()) => Ok(()),
-            Err(error) => match code(&error) {
-                Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId)
-                    if self.joined =>
-                {
-                    // Once that is done the partition is this member's again, or no longer its business.
-                    let message = format!("could not {what}: the group shares its partitions out anew");
-                    Err(TransportError::new(Kind::Unavailable, message))
-                }
-                Some(Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress) => {
-                    let message = format!("could not {what}: members of that group are reading");
-                    Err(TransportError::new(Kind::Conflict, message)
-                        .with_hint("stop them first, or choose another name"))
-                }
-                _ => Err(self.fail(&what, &error)),
-            },
+        self.consumer.commit(&self.list(&offsets)?, CommitMode::Sync).map_err(|e| self.not_committed(&e))
+    }
+
+    /// Commits where a name begins, before anything is read: so it stays there, also where nothing ever is.
+    fn commit_first(&self, begin: &Offsets) -> Result<(), TransportError> {
+        let list = self.list(begin)?;
+        let commit = || match self.consumer.commit(&list, CommitMode::Sync) {
+            // Somebody of the group was faster.
+            Err(error) if self.joined && is_of_others(&error) => Ok(()),
+            committed => committed,
+        };
+        self.clients.settled(&self.consumer, |e| self.not_committed(e), commit)
+    }
+
+    fn not_committed(&self, error: &KafkaError) -> TransportError {
+        let what = format!("commit offsets of topic `{}`", self.topic);
+        if !is_of_others(error) {
+            return self.fail(&what, error);
         }
+        if self.joined {
+            // Once that is done the partition is this member's again, or no longer its business.
+            let message = format!("could not {what}: the group shares its partitions out anew");
+            return TransportError::new(Kind::Unavailable, message);
+        }
+        let message = format!("could not {what}: members of that group are reading");
+        TransportError::new(Kind::Conflict, message).with_hint("stop them first, or choose another name")
     }
 
     /// The oldest offset kept, and the end of what is committed.
@@ -198,8 +206,8 @@ impl Source {
         let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
         let times = self.list(&partitions.iter().map(|partition| (*partition, millis)).collect())?;
         self.clients.metadata(asking, &self.topic)?;
-        let found = asking.offsets_for_times(times, REQUEST).map_err(|e| self.fail(&what, &e))?;
-        let found = self.offsets(&found);
+        let ask = || asking.offsets_for_times(times.clone(), REQUEST).and_then(all_answered);
+        let found = self.offsets(&self.clients.settled(asking, |e| self.fail(&what, e), ask)?);
         let mut offsets = Offsets::new();
         for partition in partitions {
             let (low, end) = self.clients.watermarks(asking, &self.topic, *partition)?;
@@ -241,18 +249,7 @@ impl Reading {
         let unknown: Vec<_> = partitions.iter().copied().filter(|p| !committed.contains_key(p)).collect();
         let begin = begin(&source, &unknown, options.start, partitions.len())?;
         if options.name.is_some() && !begin.is_empty() {
-            // So it stays there, also where nothing is ever read.
-            match source.consumer.commit(&source.list(&begin)?, CommitMode::Sync) {
-                Ok(()) => {}
-                // Somebody of the group was faster.
-                Err(e)
-                    if joined
-                        && matches!(
-                            code(&e),
-                            Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress)
-                        ) => {}
-                Err(_) => source.commit(&begin)?,
-            }
+            source.commit_first(&begin)?;
         }
         let what = format!("read topic `{}`", source.topic);
         if joined {
@@ -408,6 +405,18 @@ impl Reading {
             }
         }
     }
+}
+
+/// A list of partitions of which none has an error of its own, which would otherwise look like one of
+/// which nothing is known.
+fn all_answered(list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+    list.elements().iter().try_for_each(|element| element.error())?;
+    Ok(list)
+}
+
+/// Whether a group has members that decide about its offsets.
+fn is_of_others(error: &KafkaError) -> bool {
+    matches!(code(error), Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId))
 }
 
 /// Whether a partition was read to its end: the position is there, or there was nothing to read.

@@ -7,7 +7,7 @@ use rdkafka::{
 };
 use tracing::{info, warn};
 
-use super::{Offsets, Source};
+use super::{Offsets, Source, all_answered};
 use crate::{
     consume::{ConsumerName, Start},
     transport::{
@@ -64,10 +64,9 @@ pub(super) fn committed(
     for partition in partitions {
         list.add_partition(topic, *partition);
     }
-    let found = source
-        .consumer
-        .committed_offsets(list, REQUEST)
-        .map_err(|e| source.fail(&format!("read the offsets of group `{name}`"), &e))?;
+    let fail = |e: &KafkaError| source.fail(&format!("read the offsets of group `{name}`"), e);
+    let ask = || source.consumer.committed_offsets(list.clone(), REQUEST).and_then(all_answered);
+    let found = source.clients.settled(&source.consumer, fail, ask)?;
     let mut offsets = source.offsets(&found);
     for (partition, offset) in &mut offsets {
         let (low, end) = source.range(*partition)?;
