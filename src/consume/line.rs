@@ -5,72 +5,110 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode, put_text};
 
-/// A structured message's payload as it is, a binary one's attributes and data written as one object.
-/// `owned` makes a payload one's own, where it is not copied into that object.
-///
-/// # Errors
-/// Why it is no event, with what it holds.
-pub(crate) fn line_of<'a>(
-    binding: Binding,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    payload: Option<&[u8]>,
-    owned: impl Fn(&[u8]) -> Bytes,
-) -> Result<Bytes, (String, Bytes)> {
-    let Some(payload) = payload else {
-        return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
-    };
-    let mut attributes: SmallVec<[(&str, Cow<'_, str>); 12]> = SmallVec::new();
-    for (header, value) in headers {
-        if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
-            return match value.get(..29) {
-                Some(start) if start.eq_ignore_ascii_case(b"application/cloudevents-batch") => {
-                    Err(("it is a batch of CloudEvents".to_owned(), owned(payload)))
-                }
-                _ => Ok(on_one_line(owned(payload))),
+/// So many bytes of lines lie together: memory that one thread takes and another gives back costs both of
+/// them a wait, and is asked for once in some hundred lines.
+const PIECE: usize = 64 * 1024;
+
+/// Takes lines from messages.
+#[derive(Default)]
+pub(crate) struct Lines {
+    /// Where the next ones go.
+    piece: BytesMut,
+    /// The one being put together.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// A structured message's payload as it is, a binary one's attributes and data written as one object.
+    /// `owned` makes a payload one's own, where it is not copied into that object.
+    ///
+    /// # Errors
+    /// Why it is no event, with what it holds.
+    pub(crate) fn take<'a>(
+        &mut self,
+        binding: Binding,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        payload: Option<&[u8]>,
+        owned: impl Fn(&mut Self, &[u8]) -> Bytes,
+    ) -> Result<Bytes, (String, Bytes)> {
+        let Some(payload) = payload else {
+            return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
+        };
+        let mut attributes: SmallVec<[(Rank, &str, Cow<'_, str>); 12]> = SmallVec::new();
+        for (header, value) in headers {
+            if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
+                return match value.get(..29) {
+                    Some(start) if start.eq_ignore_ascii_case(b"application/cloudevents-batch") => {
+                        Err(("it is a batch of CloudEvents".to_owned(), owned(self, payload)))
+                    }
+                    _ => Ok(on_one_line(owned(self, payload))),
+                };
+            }
+            let Some(name) = attribute(binding, header) else { continue };
+            let value = std::str::from_utf8(value).ok().map(Cow::Borrowed);
+            let value = match binding {
+                Binding::Kafka => value,
+                Binding::Nats => value.and_then(|value| {
+                    if value.contains('%') {
+                        percent_decode(&value).ok().map(Cow::Owned)
+                    } else {
+                        Some(value)
+                    }
+                }),
             };
+            let Some(value) = value else {
+                return Err((format!("its header `{header}` is no text"), owned(self, payload)));
+            };
+            attributes.push((rank(name), name, value));
         }
-        let Some(name) = attribute(binding, header) else { continue };
-        let value = std::str::from_utf8(value).ok().map(Cow::Borrowed);
-        let value = match binding {
-            Binding::Kafka => value,
-            Binding::Nats => value.and_then(|value| {
-                if value.contains('%') { percent_decode(&value).ok().map(Cow::Owned) } else { Some(value) }
-            }),
-        };
-        let Some(value) = value else {
-            return Err((format!("its header `{header}` is no text"), owned(payload)));
-        };
-        attributes.push((name, value));
-    }
-    if !attributes.iter().any(|(name, _)| *name == "specversion") {
-        return Err(("it is no CloudEvent".to_owned(), owned(payload)));
-    }
-    if payload.is_empty() {
-        return Err(("it is a CloudEvent without data".to_owned(), owned(payload)));
-    }
-    let rank = |name: &str| ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(usize::MAX);
-    attributes.sort_unstable_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
-    let mut line = Vec::with_capacity(payload.len() + 640);
-    for (name, value) in &attributes {
-        line.push(if line.is_empty() { b'{' } else { b',' });
-        put_text(&mut line, name);
-        line.push(b':');
-        // The one attribute of ours that is a number; headers have no types.
-        if *name == "revision" && is_number(value) {
-            line.extend_from_slice(value.as_bytes());
-        } else {
-            put_text(&mut line, value);
+        if !attributes.iter().any(|(_, name, _)| *name == "specversion") {
+            return Err(("it is no CloudEvent".to_owned(), owned(self, payload)));
         }
+        if payload.is_empty() {
+            return Err(("it is a CloudEvent without data".to_owned(), owned(self, payload)));
+        }
+        attributes.sort_unstable_by(|(a, one, _), (b, other, _)| (a, one).cmp(&(b, other)));
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        for (_, name, value) in &attributes {
+            line.push(if line.is_empty() { b'{' } else { b',' });
+            put_text(&mut line, name);
+            line.push(b':');
+            // The one attribute of ours that is a number; headers have no types.
+            if *name == "revision" && is_number(value) {
+                line.extend_from_slice(value.as_bytes());
+            } else {
+                put_text(&mut line, value);
+            }
+        }
+        line.extend_from_slice(b",\"data\":");
+        line.extend_from_slice(payload);
+        line.push(b'}');
+        let whole = self.copy(&line);
+        self.line = line;
+        Ok(on_one_line(whole))
     }
-    line.extend_from_slice(b",\"data\":");
-    line.extend_from_slice(payload);
-    line.push(b'}');
-    Ok(on_one_line(line.into()))
+
+    /// Bytes among those of other lines.
+    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if self.piece.capacity() < bytes.len() {
+            self.piece = BytesMut::with_capacity(PIECE.max(bytes.len()));
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
+    }
+}
+
+/// The place of an attribute in a line; extensions come behind the others, by their names.
+type Rank = usize;
+
+fn rank(name: &str) -> Rank {
+    ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(Rank::MAX)
 }
 
 fn is_structured(content_type: &[u8]) -> bool {
@@ -115,7 +153,7 @@ mod tests {
 
     fn line(binding: Binding, message: &WireMessage) -> Result<Bytes, (String, Bytes)> {
         let headers = message.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
-        line_of(binding, headers, Some(&message.payload), Bytes::copy_from_slice)
+        Lines::default().take(binding, headers, Some(&message.payload), Lines::copy)
     }
 
     /// Byte for byte what a file would hold, from either mode of either binding.
@@ -141,15 +179,15 @@ mod tests {
     fn a_written_line_feed_breaks_no_line() {
         let payload = Bytes::from_static(b"{\n \"a\":\r\n \"b\\n\"}");
         let headers = [("Content-Type", &b"Application/CloudEvents+json"[..])];
-        let line =
-            line_of(Binding::Nats, headers.into_iter(), Some(&payload), Bytes::copy_from_slice).unwrap();
+        let line = Lines::default().take(Binding::Nats, headers.into_iter(), Some(&payload), Lines::copy);
+        let line = line.unwrap();
         assert_eq!(line, "{  \"a\":   \"b\\n\"}");
     }
 
     #[test]
     fn what_is_no_event_says_why() {
         let check = |headers: &[(&str, &[u8])], payload: Option<&'static [u8]>, expected: &str| {
-            let line = line_of(Binding::Nats, headers.iter().copied(), payload, Bytes::copy_from_slice);
+            let line = Lines::default().take(Binding::Nats, headers.iter().copied(), payload, Lines::copy);
             let (why, held) = line.unwrap_err();
             assert_eq!((&*why, &*held), (expected, payload.unwrap_or_default()));
         };

@@ -15,7 +15,7 @@ mod position;
 pub use current::{By, Current, Exact, Sum, Total, View};
 pub use event::{Event, NotOurs};
 pub use filter::{Filter, Segments};
-pub(crate) use line::line_of;
+pub(crate) use line::Lines;
 
 use std::{
     collections::VecDeque,

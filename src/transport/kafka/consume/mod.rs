@@ -11,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
@@ -29,7 +28,7 @@ use super::{
 };
 use crate::{
     config::KafkaConfig,
-    consume::{BATCH, Bound, ConsumerName, Feed, Place, ReadOptions, Received, line_of},
+    consume::{BATCH, Bound, ConsumerName, Feed, Lines, Place, ReadOptions, Received},
     event::Binding,
     transport::{TransportError, TransportErrorKind as Kind},
 };
@@ -40,6 +39,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// So long a batch that is not full waits for the next record: what is handed over wakes somebody.
 const LINGER: Duration = Duration::from_millis(1);
+
+/// So long after a time to come it is asked where it lies: a record has the time at which it was sent.
+const LATE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Without progress for so long, an end that was proven is given up.
 const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
@@ -203,17 +205,22 @@ impl Source {
         time: Timestamp,
     ) -> Result<Offsets, TransportError> {
         let what = format!("find the offsets of {time} in topic `{}`", self.topic);
-        let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
+        // Kafka's times are whole milliseconds: the first that is not before.
+        let part = i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
+        let millis = u64::try_from(time.as_millisecond() + part).unwrap_or(0);
         let times = self.list(&partitions.iter().map(|partition| (*partition, millis)).collect())?;
         self.clients.metadata(asking, &self.topic)?;
+        // Before the question: what is stored after it may be of a later time.
+        let ranges = partitions
+            .iter()
+            .map(|partition| Ok((*partition, self.clients.watermarks(asking, &self.topic, *partition)?)));
+        let ranges = ranges.collect::<Result<Vec<_>, TransportError>>()?;
         let ask = || asking.offsets_for_times(times.clone(), REQUEST).and_then(all_answered);
         let found = self.offsets(&self.clients.settled(asking, |e| self.fail(&what, e), ask)?);
-        let mut offsets = Offsets::new();
-        for partition in partitions {
-            let (low, end) = self.clients.watermarks(asking, &self.topic, *partition)?;
-            offsets.insert(*partition, found.get(partition).map_or(end, |at| (*at).clamp(low, end.max(low))));
-        }
-        Ok(offsets)
+        let at = |(partition, (low, end)): (i32, (u64, u64))| {
+            (partition, found.get(&partition).map_or(end, |at| (*at).max(low)))
+        };
+        Ok(ranges.into_iter().map(at).collect())
     }
 }
 
@@ -225,6 +232,9 @@ struct Reading {
     partitions: Vec<i32>,
     /// Where to stop, once that is known.
     ends: Option<Offsets>,
+    /// Where the time to stop at lies, in partitions that have been read so far.
+    behind: Offsets,
+    lines: Lines,
     batch: Vec<Received>,
 }
 
@@ -259,7 +269,8 @@ impl Reading {
             source.consumer.assign(&source.list(&from)?).map_err(|e| source.fail(&what, &e))?;
         }
         let source = Arc::new(source);
-        Ok(Self { source, feed, options, partitions, ends, batch: Vec::with_capacity(BATCH) })
+        let (behind, lines, batch) = (Offsets::new(), Lines::default(), Vec::with_capacity(BATCH));
+        Ok(Self { source, feed, options, partitions, ends, behind, lines, batch })
     }
 
     fn run(&mut self) -> Result<(), TransportError> {
@@ -273,14 +284,10 @@ impl Reading {
             let wait = if self.batch.is_empty() { POLL } else { LINGER };
             match source.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    let offset = u64::try_from(message.offset()).unwrap_or(0);
-                    let wanted = self
-                        .ends
-                        .as_ref()
-                        .is_none_or(|ends| ends.get(&message.partition()).is_some_and(|end| offset < *end));
+                    let wanted = self.is_wanted(&message);
                     if wanted {
                         moved = true;
-                        self.batch.push(received(&message));
+                        self.take(&message);
                     }
                     if self.batch.len() == BATCH && !self.hand_over()? {
                         return Ok(());
@@ -299,11 +306,16 @@ impl Reading {
                 return Ok(());
             }
             if let (None, Bound::Until(time)) = (&self.ends, self.options.bound)
-                && self.options.clock.now() >= time
+                && self.options.clock.now() >= time + LATE
             {
                 let other = source.clients.committed()?;
                 match source.at_time(&other, &self.partitions, time) {
-                    Ok(ends) => (self.ends, progress) = (Some(ends), Instant::now()),
+                    Ok(mut ends) => {
+                        for (partition, from) in &self.behind {
+                            ends.entry(*partition).and_modify(|end| *end = (*from).min(*end));
+                        }
+                        (self.ends, progress) = (Some(ends), Instant::now());
+                    }
                     // As whatever comes until then is waited for.
                     Err(error) if error.kind == Kind::Unavailable => debug!("{error}; asking again"),
                     Err(error) => return Err(error),
@@ -328,6 +340,30 @@ impl Reading {
                 }
             }
         }
+    }
+
+    /// Whether a record lies before the end. Where that is a time to come, the partition's first record of
+    /// that time or later is its end; only of one that has none by then it is asked.
+    fn is_wanted(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        let (partition, offset) = (message.partition(), u64::try_from(message.offset()).unwrap_or(0));
+        if let Some(ends) = &self.ends {
+            return ends.get(&partition).is_some_and(|end| offset < *end);
+        }
+        if let Bound::Until(time) = self.options.bound {
+            if stored_at(message).is_some_and(|at| at >= time) {
+                self.behind.entry(partition).or_insert(offset);
+            }
+            return self.behind.get(&partition).is_none_or(|from| offset < *from);
+        }
+        true
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        let offset = u64::try_from(message.offset()).unwrap_or(0);
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers = headers.filter_map(|header| Some((header.key, header.value?)));
+        let line = self.lines.take(Binding::Kafka, headers, message.payload(), Lines::copy);
+        self.batch.push(Received::new(Place::of(message.partition(), offset), stored_at(message), line));
     }
 
     /// Hands the batch over; false when nobody reads any more. A member of a group goes on polling
@@ -356,7 +392,7 @@ impl Reading {
             }
             match source.consumer.poll(POLL) {
                 // On its way before the pause.
-                Some(Ok(message)) => self.batch.push(received(&message)),
+                Some(Ok(message)) => self.take(&message),
                 Some(Err(error)) => self.judge(&error, &mut None)?,
                 None => {}
             }
@@ -429,11 +465,6 @@ fn is_reached(source: &Source, at: &Offsets, partition: i32, end: u64) -> bool {
     assigned.get(&partition).is_some_and(|from| *from >= end)
 }
 
-fn received(message: &BorrowedMessage<'_>) -> Received {
-    let offset = u64::try_from(message.offset()).unwrap_or(0);
-    let stored_at = message.timestamp().to_millis().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let headers = headers.filter_map(|header| Some((header.key, header.value?)));
-    let line = line_of(Binding::Kafka, headers, message.payload(), Bytes::copy_from_slice);
-    Received::new(Place::of(message.partition(), offset), stored_at, line)
+fn stored_at(message: &BorrowedMessage<'_>) -> Option<Timestamp> {
+    message.timestamp().to_millis().and_then(|ms| Timestamp::from_millisecond(ms).ok())
 }

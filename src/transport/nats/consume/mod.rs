@@ -31,7 +31,7 @@ use tracing::{debug, info};
 use super::client::{Failure, JetStream, refusal};
 use crate::{
     config::NatsConfig,
-    consume::{BATCH, Bound, ConsumerName, Feed, Place, ReadOptions, Start},
+    consume::{BATCH, Bound, ConsumerName, Feed, Lines, Place, ReadOptions, Start},
     transport::{TransportError, TransportErrorKind as Kind},
 };
 use reading::Reading;
@@ -112,6 +112,7 @@ pub(crate) async fn read_events(
         at: 0,
         end,
         behind: None,
+        lines: Lines::default(),
         batch: Vec::with_capacity(BATCH),
     };
     let feeder = tokio::spawn(async move {

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{Held, Source, behind::Behind, lock, timestamp};
 use crate::{
-    consume::{BATCH, Bound, Feed, Place, ReadOptions, Received, Start, line_of},
+    consume::{BATCH, Bound, Feed, Lines, Place, ReadOptions, Received, Start},
     event::Binding,
     transport::{TransportError, TransportErrorKind as Kind},
 };
@@ -50,6 +50,7 @@ pub(super) struct Reading {
     pub(super) end: Option<u64>,
     /// What is waited for before anything is given out.
     pub(super) behind: Option<Behind>,
+    pub(super) lines: Lines,
     pub(super) batch: Vec<Received>,
 }
 
@@ -244,7 +245,8 @@ impl Reading {
         let headers = headers.filter_map(|(name, values)| {
             Some((AsRef::<str>::as_ref(name), values.first()?.as_str().as_bytes()))
         });
-        let line = line_of(Binding::Nats, headers, Some(&message.payload), |_| message.payload.clone());
+        let payload = &message.payload;
+        let line = self.lines.take(Binding::Nats, headers, Some(payload), |_, _| payload.clone());
         self.batch.push(Received::new(Place::of(0, info.stream_sequence), stored_at, line));
         true
     }
