@@ -446,7 +446,7 @@ impl Reading {
 /// A list of partitions of which none has an error of its own, which would otherwise look like one of
 /// which nothing is known.
 fn all_answered(list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
-    list.elements().iter().try_for_each(|element| element.error())?;
+    list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
     Ok(list)
 }
 
