@@ -40,6 +40,7 @@ impl Lines {
             return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
         };
         let mut attributes: SmallVec<[(Rank, &str, Cow<'_, str>); 12]> = SmallVec::new();
+        let mut next = 0;
         for (header, value) in headers {
             if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
                 return match value.get(..29) {
@@ -64,7 +65,9 @@ impl Lines {
             let Some(value) = value else {
                 return Err((format!("its header `{header}` is no text"), owned(self, payload)));
             };
-            attributes.push((rank(name), name, value));
+            let rank = rank(name, next);
+            next = rank.saturating_add(1);
+            attributes.push((rank, name, value));
         }
         if !attributes.iter().any(|(_, name, _)| *name == "specversion") {
             return Err(("it is no CloudEvent".to_owned(), owned(self, payload)));
@@ -87,11 +90,15 @@ impl Lines {
             }
         }
         line.extend_from_slice(b",\"data\":");
-        line.extend_from_slice(payload);
+        if has_line_feed(payload) {
+            line.extend(payload.iter().map(spaced));
+        } else {
+            line.extend_from_slice(payload);
+        }
         line.push(b'}');
         let whole = self.copy(&line);
         self.line = line;
-        Ok(on_one_line(whole))
+        Ok(whole)
     }
 
     /// Bytes among those of other lines.
@@ -107,7 +114,11 @@ impl Lines {
 /// The place of an attribute in a line; extensions come behind the others, by their names.
 type Rank = usize;
 
-fn rank(name: &str) -> Rank {
+/// Headers of ours come in that order: the one behind the last is looked at first.
+fn rank(name: &str, next: Rank) -> Rank {
+    if ATTRIBUTE_ORDER.get(next) == Some(&name) {
+        return next;
+    }
     ATTRIBUTE_ORDER.iter().position(|known| *known == name).unwrap_or(Rank::MAX)
 }
 
@@ -131,14 +142,16 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Between the tokens of JSON a line feed is as good as a space, and within a text there is none.
-pub(super) fn on_one_line(json: Bytes) -> Bytes {
-    if memchr::memchr2(b'\n', b'\r', &json).is_none() {
-        return json;
-    }
-    json.iter()
-        .map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
-        .collect::<Vec<_>>()
-        .into()
+fn on_one_line(json: Bytes) -> Bytes {
+    if has_line_feed(&json) { json.iter().map(spaced).collect::<Vec<_>>().into() } else { json }
+}
+
+fn has_line_feed(json: &[u8]) -> bool {
+    memchr::memchr2(b'\n', b'\r', json).is_some()
+}
+
+const fn spaced(byte: &u8) -> u8 {
+    if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }
 }
 
 #[cfg(test)]
@@ -182,6 +195,9 @@ mod tests {
         let line = Lines::default().take(Binding::Nats, headers.into_iter(), Some(&payload), Lines::copy);
         let line = line.unwrap();
         assert_eq!(line, "{  \"a\":   \"b\\n\"}");
+        let headers = [("ce-x", &b"\n"[..]), ("ce-specversion", b"1.0")];
+        let line = Lines::default().take(Binding::Nats, headers.into_iter(), Some(&payload), Lines::copy);
+        assert_eq!(line.unwrap(), r#"{"specversion":"1.0","x":"\n","data":{  "a":   "b\n"}}"#);
     }
 
     #[test]
