@@ -111,10 +111,14 @@ impl<T: Transport> Work<'_, T> {
         let name = &*self.context.connection.name;
         let scope = self.context.factory.scope().id();
         let mut pause = FIRST_PAUSE;
-        // Waits that are no longer than this process: for a budget, or after a failure that was free.
+        // Waits that are no longer than this process: for a budget, after a failure that was free, or
+        // because what was paid for could not be published.
         let mut waits: BTreeMap<Granularity, Timestamp> = BTreeMap::new();
+        let mut unpublished = 0;
         let mut announced = None;
         while !self.shared.shutdown.is_cancelled() {
+            let paid = self.aws.requests().paid();
+            let mut due: Vec<Granularity> = Vec::new();
             let result: Result<Timestamp, TransportError> = async {
                 // Where the state alone can be read, the keys are held only while they are polled.
                 let peeked = self.context.transport.peek(&scope).await?;
@@ -133,8 +137,7 @@ impl<T: Transport> Work<'_, T> {
                     due.max(waits.get(granularity).copied())
                 };
                 let all = &self.context.connection.granularity;
-                let due: Vec<Granularity> =
-                    all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)).copied().collect();
+                due.extend(all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)));
                 if due.is_empty() {
                     if lets_go {
                         self.ledger.clear();
@@ -142,6 +145,7 @@ impl<T: Transport> Work<'_, T> {
                     return Ok(all.iter().filter_map(due_at).min().unwrap_or(now));
                 }
                 let Some(report) = self.cycle(&due, When::Due).await? else { return Ok(now) };
+                unpublished = 0;
                 self.finish(&report);
                 self.renew(&report).await;
                 for poll in &report.polled {
@@ -171,6 +175,16 @@ impl<T: Transport> Work<'_, T> {
                     self.shared.world.metrics.failed("output", error.kind.name());
                     self.health(Health::Failing(error.kind.name().to_owned()));
                     self.ledger.clear();
+                    if self.aws.requests().paid() > paid {
+                        // An output that takes claims and no events would have AWS paid each time.
+                        unpublished += 1;
+                        let interval = self.context.poll.interval;
+                        let retry =
+                            cycle::retry_at(self.shared.world.clock.now(), unpublished, true, interval);
+                        let hint = "what AWS answered was paid for and could not be published";
+                        warn!(connection = name, %retry, hint, "AWS is asked again later");
+                        waits.extend(due.iter().map(|granularity| (*granularity, retry)));
+                    }
                     sleep(self.shared, pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

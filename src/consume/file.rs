@@ -40,8 +40,8 @@ const LEAVE_TORN: Duration = Duration::from_secs(10);
 struct Follower {
     path: PathBuf,
     file: File,
-    /// What was found under the path since, oldest first: opened at once, as it may be renamed, too.
-    next: VecDeque<File>,
+    /// What was found under the path since and when, oldest first: opened at once, as it may be renamed, too.
+    next: VecDeque<(File, Instant)>,
     /// When the file last had something new.
     grew: Instant,
     position: Option<PositionFile>,
@@ -136,16 +136,19 @@ impl Follower {
                 self.finish();
                 return Ok(());
             }
-            if let Bound::Until(time) = self.options.bound
-                && self.options.clock.now() >= time
-            {
-                self.end = Some(self.file.metadata()?.len());
-                continue;
-            }
             if self.feed.is_closed() {
                 return Ok(());
             }
-            if !self.follow()? {
+            if self.follow()? {
+                continue;
+            }
+            // What was written until then may be in files that follow.
+            if let Bound::Until(time) = self.options.bound
+                && self.options.clock.now() >= time
+                && self.next.is_empty()
+            {
+                self.end = Some(self.file.metadata()?.len());
+            } else {
                 Handle::current().block_on(tokio::time::sleep(LOOK));
             }
         }
@@ -290,12 +293,12 @@ impl Follower {
 
     /// Opens what is under the path by now, where that is another file.
     fn look(&mut self) {
-        let newest = self.next.back().unwrap_or(&self.file);
+        let newest = self.next.back().map_or(&self.file, |(file, _)| file);
         let Ok(newest) = newest.metadata() else { return };
         if std::fs::metadata(&self.path).is_ok_and(|there| identity(&there) != identity(&newest))
             && let Ok(file) = File::open(&self.path)
         {
-            self.next.push_back(file);
+            self.next.push_back((file, Instant::now()));
         }
     }
 
@@ -309,7 +312,8 @@ impl Follower {
             self.look();
             let patience = if self.partial.is_empty() { LEAVE } else { LEAVE_TORN };
             let quiet = self.grew.elapsed() >= patience;
-            let Some(file) = self.next.pop_front_if(|_| quiet) else { return Ok(false) };
+            let next = self.next.pop_front_if(|(_, seen)| quiet && seen.elapsed() >= patience);
+            let Some((file, _)) = next else { return Ok(false) };
             if !self.partial.is_empty() {
                 warn!(path = %self.path.display(), bytes = self.partial.len(), "the rotated file ends within a line");
             }

@@ -36,7 +36,7 @@ pub(super) fn note_failure(
 
 /// When to try again after so many failures in a row: a minute, doubled each time, from ten minutes
 /// where the failure was paid for; never later than the interval.
-fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Timestamp {
+pub(crate) fn retry_at(now: Timestamp, failures: u32, paid: bool, interval: Duration) -> Timestamp {
     let base = Duration::from_secs(if paid { 600 } else { 60 });
     let pause = base.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(interval);
     now.checked_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)

@@ -12,6 +12,7 @@ mod month;
 mod window_poll;
 
 pub use claim::ClaimWatch;
+pub(crate) use failure::retry_at;
 pub use month::{MonthRead, Reread, read_month};
 pub use window_poll::WindowPoll;
 

@@ -4,6 +4,7 @@
 //! 1, 2, 3, ..., no two neighbours are equal, no id occurs twice, and the highest revision per key
 //! adds up to AWS's own total.
 
+mod doubt;
 mod twice;
 
 use std::{

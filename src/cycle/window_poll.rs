@@ -1,21 +1,22 @@
 //! The poll of one window, from the claim to the judgement of absence: everything but AWS itself.
 //! The reading of a month by a backfill is one too; it leaves what polls remember as it is.
 
-use std::{collections::BTreeMap, ops::ControlFlow, pin::pin, time::Instant};
+mod hold;
 
-use jiff::{SignedDuration, Timestamp, civil::Date};
-use tracing::{debug, error, trace, warn};
-use uuid::Uuid;
+use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
+
+use jiff::{Timestamp, civil::Date};
+use tracing::{error, trace, warn};
 
 use super::{
-    Context, Outcome, all_spent, budget_resets_at,
+    Context, Outcome,
     changes::{classify_page, retraction},
     failure::note_failure,
 };
 use crate::{
     dedup::{
-        Change, Claim, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState, PollState,
-        Sightings, Status, ZeroRows,
+        Change, ConnectionState, Counts, Judgement, Ledger, MissingRow, MonthState, PollState, Sightings,
+        Status, ZeroRows,
     },
     poller::{Allowance, FetchError, Page, Spent, Window},
     transport::{Batch, Delivery, Outgoing, Transport, TransportError, TransportErrorKind},
@@ -107,115 +108,6 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
     #[must_use]
     pub fn of_month(self, first: Date, polled: bool) -> Self {
         Self { purpose: Purpose::Month { first, polled }, ..self }
-    }
-
-    /// Writes the claim into the log and counts the expected pages as spent before they are asked
-    /// for, so that a process killed under way has never spent more than the log says.
-    ///
-    /// `Break` with the outcome where the budget does not hold them or another process was faster.
-    pub async fn claim(&mut self, expected: u32) -> Result<ControlFlow<Outcome>, TransportError> {
-        let connection = self.context.connection;
-        self.state.name.clone_from(&connection.name);
-        self.state.account.clone_from(&self.context.factory.scope().account);
-        self.state.claim = Some(Claim {
-            instance: self.context.instance.to_owned(),
-            token: Uuid::new_v4().to_string(),
-            reserved: 0,
-            renewed: 0,
-        });
-        self.reserve(expected).await
-    }
-
-    /// Waits for AWS, and meanwhile shows whoever else waits for this poll that it is alive. `Break` when
-    /// another process has taken it over.
-    pub async fn renewing<O>(
-        &mut self,
-        answer: impl Future<Output = O>,
-    ) -> Result<ControlFlow<Outcome, O>, TransportError> {
-        let mut answer = pin!(answer);
-        loop {
-            let due = self.claimed_at + self.context.poll.claim_ttl / RENEWALS;
-            tokio::select! {
-                biased;
-                answer = &mut answer => return Ok(ControlFlow::Continue(answer)),
-                () = tokio::time::sleep_until(due.into()) => {}
-            }
-            if let Some(claim) = &mut self.state.claim {
-                claim.renewed += 1;
-            }
-            let stored = self.store(Vec::new(), self.state.clone()).await;
-            self.claimed_at = Instant::now();
-            match stored {
-                Ok(_) => {}
-                // It only saves money, and AWS is being paid: whether it still holds, publishing tells.
-                Err(error) if error.kind == TransportErrorKind::Unavailable => {
-                    debug!(connection = self.context.connection.name, "a claim was not renewed: {error}");
-                }
-                Err(error) if is_doubt(error.kind) => {
-                    if !self.recover(&error).await? {
-                        return Ok(ControlFlow::Break(Outcome::Claimed));
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Counts another page as spent once more have come than were expected.
-    pub async fn reserve_another(&mut self) -> Result<ControlFlow<Outcome>, TransportError> {
-        let reserved = self.state.claim.as_ref().map_or(0, |claim| claim.reserved);
-        if self.requests < reserved {
-            return Ok(ControlFlow::Continue(()));
-        }
-        // As many again: a poll of many pages writes the log a few times, not once per page.
-        self.reserve(reserved.saturating_mul(2).max(self.requests + 1)).await
-    }
-
-    async fn reserve(&mut self, wanted: u32) -> Result<ControlFlow<Outcome>, TransportError> {
-        let context = self.context;
-        let now = context.clock.now();
-        let _gate = context.gate.lock().await;
-        let connections = context.transport.connections().await?;
-        let spent = all_spent(&self.scope, &self.spent_before, &connections);
-        let left = Allowance::left(context.budget, now, &spent);
-        self.left = left;
-        let wanted = match left {
-            // Better a poll that ends with the budget than none, once it has begun.
-            Allowance::Requests(left) if self.requests > 0 && left > self.requests => wanted.min(left),
-            _ => wanted,
-        };
-        context.metrics.budget_left(if left.covers(wanted) { left.after(wanted) } else { left });
-        if !left.covers(wanted) {
-            // Of a poll under way that is one more page, whatever was to be reserved ahead.
-            let needed = if self.requests > 0 { self.requests + 1 } else { wanted };
-            let resets_at = budget_resets_at(now, context.budget, &spent, needed);
-            // What others have reserved ahead they may not need.
-            let others = connections.iter().filter(|(id, _)| *id != self.scope);
-            let made = others.map(|(_, state)| match &state.claim {
-                Some(claim) => state.spent.without(claim.reserved),
-                None => state.spent,
-            });
-            let made: Vec<_> = made.chain([self.spent_before]).collect();
-            let until = if Allowance::left(context.budget, now, &made).covers(needed) {
-                let ttl = SignedDuration::try_from(context.poll.claim_ttl).unwrap_or(SignedDuration::MAX);
-                now.checked_add(ttl).unwrap_or(Timestamp::MAX).min(resets_at)
-            } else {
-                resets_at
-            };
-            return Ok(ControlFlow::Break(Outcome::BudgetSpent { until, needed }));
-        }
-        self.state.spent = self.spent_before;
-        self.state.spent.add(now, wanted);
-        if let Some(claim) = &mut self.state.claim {
-            claim.reserved = wanted;
-        }
-        let stored = self.store(Vec::new(), self.state.clone()).await;
-        self.claimed_at = Instant::now();
-        match stored {
-            Ok(_) => Ok(ControlFlow::Continue(())),
-            Err(error) if is_doubt(error.kind) => Ok(ControlFlow::Break(Outcome::Claimed)),
-            Err(error) => Err(error),
-        }
     }
 
     /// Notes requests that were really made.
@@ -379,13 +271,17 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         decide: impl Fn(&Ledger, &mut Sightings, &mut Counts) -> Result<Vec<Change<'c>>, FetchError>,
         closing: Option<ConnectionState>,
     ) -> Result<ControlFlow<Outcome>, TransportError> {
-        let mut attempt = 1;
+        let (mut attempt, mut left) = (1, usize::MAX);
         loop {
             let mut counts = Counts::default();
             let changes = match decide(self.ledger, &mut self.sightings, &mut counts) {
                 Ok(changes) => changes,
                 Err(error) => return Ok(ControlFlow::Break(Outcome::Failed(error))),
             };
+            if changes.len() < left {
+                // An output that is slow stores a part each time.
+                (attempt, left) = (1, changes.len());
+            }
             match self.publish_changes(&changes, closing.as_ref(), &mut counts).await {
                 Ok(()) => {
                     self.context.metrics.classified(&counts);
@@ -396,7 +292,12 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     self.context.metrics.failed("publish", error.kind.name());
                     warn!(connection = self.context.connection.name, attempt, "{error}; recovering");
                     attempt += 1;
-                    if !self.recover(&error).await? {
+                    let state = self.recover(&error).await?;
+                    if closing.as_ref() == Some(&state) {
+                        // It was stored, and only the answer was lost.
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    if !self.is_ours(&state) {
                         return Ok(ControlFlow::Break(Outcome::Claimed));
                     }
                 }
@@ -405,17 +306,26 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
         }
     }
 
-    /// Looks up in the log what came of something; false where another process has the poll by now.
-    async fn recover(&mut self, error: &TransportError) -> Result<bool, TransportError> {
+    /// Looks up in the log what came of something: the connection's state there.
+    async fn recover(&mut self, error: &TransportError) -> Result<ConnectionState, TransportError> {
         self.sightings.lose();
         if error.kind == TransportErrorKind::Regressed {
             self.ledger.clear();
         }
         let window = self.window;
         let transport = self.context.transport;
-        let state = transport.recover_window(&self.scope, self.ledger, &|_| window).await?;
+        transport.recover_window(&self.scope, self.ledger, &|_| window).await
+    }
+
+    /// Whether the poll is still this process's, after something of which it is not known what came of it.
+    async fn holds_after(&mut self, error: &TransportError) -> Result<bool, TransportError> {
+        let state = self.recover(error).await?;
+        Ok(self.is_ours(&state))
+    }
+
+    fn is_ours(&self, state: &ConnectionState) -> bool {
         let token = |state: &ConnectionState| state.claim.as_ref().map(|claim| claim.token.clone());
-        Ok(token(&state) == token(&self.state))
+        token(state) == token(&self.state)
     }
 
     async fn publish_changes(
@@ -432,6 +342,12 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                 Outgoing::of(factory, change, &self.group_names).over(expected)
             };
             let events = chunk.iter().map(outgoing).collect();
+            if self.claimed_at.elapsed() > self.context.poll.claim_ttl / RENEWALS
+                && let Some(claim) = &mut self.state.claim
+            {
+                claim.renewed += 1;
+                self.claimed_at = Instant::now();
+            }
             let state = closing.filter(|_| number + 1 == batches).unwrap_or(&self.state).clone();
             let deliveries = self.store(events, state).await?;
             for (change, delivery) in chunk.iter().zip(deliveries) {

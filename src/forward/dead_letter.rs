@@ -154,6 +154,12 @@ impl DeadLetters {
         }
     }
 
+    /// Whether an outage of the target is waited for. A file that cannot be written is somebody's business,
+    /// and may hold a piece of a line.
+    pub(super) const fn come_back(&self) -> bool {
+        !matches!(self, Self::File { .. })
+    }
+
     /// Writes one event, of this `id` and `partitionkey`; it is durable when this returns.
     ///
     /// # Errors

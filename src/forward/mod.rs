@@ -64,6 +64,9 @@ const REPORT: Duration = Duration::from_mins(1);
 /// So many events are between reading and done at least; a batch mode has room for two of each.
 const WINDOW: usize = 1000;
 
+/// Before a dead letter is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// So many messages that are no events are told of one by one.
 const TOLD: u64 = 10;
 
@@ -164,7 +167,7 @@ pub async fn run(
         readiness,
         name: config.name.to_string(),
         goes_on: config.dead_letter.is_some(),
-        stop: CancellationToken::new(),
+        stop: shutdown.child_token(),
         mood: Mutex::new(Mood::default()),
     };
     endpoint.readiness.set(&endpoint.name, Health::Starting);
@@ -379,7 +382,17 @@ impl Forwarder {
         };
         let now = self.endpoint.clock.now();
         let label = Label::new(now, (self.config.name.as_str(), &self.label), &failure, ticket);
-        dead_letters.write(&label, (&id, &key), &parcel.json).await.map_err(ForwardError::DeadLetter)?;
+        let mut told = false;
+        while let Err(error) = dead_letters.write(&label, (&id, &key), &parcel.json).await {
+            let stopped = self.endpoint.stop.is_cancelled();
+            if stopped || !dead_letters.come_back() || !error.kind.may_pass() {
+                return Err(ForwardError::DeadLetter(error));
+            }
+            if !std::mem::replace(&mut told, true) {
+                warn!(id, key, "a dead letter is not written yet: {error}");
+            }
+            timeout(PAUSE, self.endpoint.stop.cancelled()).await.ok();
+        }
         let (reason, attempts) = (&failure.reason, failure.attempts);
         warn!(id, key, attempts, "an event is among the dead letters: {reason}");
         self.counts.dead_letters += 1;

@@ -2,10 +2,13 @@
 //!
 //! Pure counting. The figures live in each connection's state, so a restart forgets nothing.
 
-use jiff::{Timestamp, civil::Date};
+use jiff::{Timestamp, ToSpan as _, civil::Date};
 use serde::{Deserialize, Serialize};
 
 use crate::{config::BudgetConfig, cost::utc_date};
+
+/// So many days a clock is set back at most.
+const AHEAD: i64 = 2;
 
 /// Chargeable requests of one connection: answered pages, and requests whose outcome is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +30,7 @@ impl Spent {
             return;
         }
         let (today, month) = self.at(now);
-        self.day = Some(utc_date(now));
+        self.day = Some(self.ahead_of(utc_date(now)).unwrap_or(utc_date(now)));
         self.today = today + requests;
         self.month = month + requests;
         self.total += u64::from(requests);
@@ -44,11 +47,17 @@ impl Spent {
         }
     }
 
+    /// The newest request's day, where the clock was set back over midnight since: what was spent then is
+    /// not forgotten. A day that is further ahead was a clock that was wrong.
+    fn ahead_of(&self, now: Date) -> Option<Date> {
+        self.day.filter(|day| *day > now && *day <= now.saturating_add(AHEAD.days()))
+    }
+
     /// Requests so far on the day and in the month of an instant, UTC.
     pub fn at(&self, now: Timestamp) -> (u32, u32) {
         let now = utc_date(now);
         match self.day {
-            Some(day) if day == now => (self.today, self.month),
+            Some(day) if day == now || self.ahead_of(now).is_some() => (self.today, self.month),
             Some(day) if day.first_of_month() == now.first_of_month() => (0, self.month),
             _ => (0, 0),
         }
@@ -108,6 +117,22 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    /// Midnight passes twice then, and the budget of a day is there once.
+    #[test]
+    fn a_clock_set_back_over_midnight_forgets_nothing() {
+        let mut spent = Spent::default();
+        spent.add(at("2026-03-31T23:59:00Z"), 3);
+        spent.add(at("2026-04-01T00:01:00Z"), 2);
+        assert_eq!(spent.at(at("2026-03-31T23:50:00Z")), (2, 2));
+        spent.add(at("2026-03-31T23:50:00Z"), 1);
+        assert_eq!(spent.at(at("2026-04-01T00:02:00Z")), (3, 3));
+        // That far ahead it was wrong, and would stop everything until then.
+        spent.add(at("2030-01-01T00:00:00Z"), 9);
+        assert_eq!(spent.at(at("2026-04-01T00:03:00Z")), (0, 0));
+        spent.add(at("2026-04-01T00:03:00Z"), 1);
+        assert_eq!(spent.at(at("2026-04-01T00:03:00Z")), (1, 1));
     }
 
     #[test]

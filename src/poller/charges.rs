@@ -39,6 +39,13 @@ pub struct RequestCounts {
     pub unknown: u64,
 }
 
+impl RequestCounts {
+    /// Those that cost something.
+    pub const fn paid(self) -> u64 {
+        self.charged + self.unknown
+    }
+}
+
 /// The counters of one connection, shared by its requests.
 #[derive(Debug, Default)]
 pub(super) struct Charges {

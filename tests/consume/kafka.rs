@@ -450,3 +450,46 @@ async fn brokers_that_are_not_settled_are_asked_again() {
         cluster.clear_request_errors(api);
     }
 }
+
+/// The same while a group shares its partitions out: librdkafka, which asks by itself then, would not ask
+/// again, and never read them.
+#[tokio::test]
+async fn a_member_of_a_group_reads_what_it_was_given() {
+    use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
+    let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+    cluster.create_topic("events", 2, 1).unwrap();
+    let topic = Topic::over(&cluster.bootstrap_servers(), "events");
+    let all = events(6);
+    topic.publish(&all, ContentMode::Binary).await;
+    // The first is of the question before the group is joined.
+    let (fine, moved) = (Code::RD_KAFKA_RESP_ERR_NO_ERROR, Code::RD_KAFKA_RESP_ERR_NOT_COORDINATOR);
+    cluster.request_errors(Api::OffsetFetch, &[fine, moved, moved, moved]);
+    let running = topic.home.start(&["tail", "--from-beginning", "--name", "alerts"]);
+    let seen: BTreeSet<_> = running.wait_for(all.len()).into_iter().collect();
+    assert_eq!(seen, lines(&all).into_iter().collect());
+    assert_eq!(running.interrupt().code, Some(0));
+}
+
+/// What was sent before a time counts although its transaction is open then: it is waited for.
+#[tokio::test]
+async fn an_end_waits_for_the_transactions_before_it() {
+    let topic = Topic::new("open", 1).await;
+    let all = events(5);
+    topic.publish(&all[..3], ContentMode::Binary).await;
+    let id = format!("{}-open", topic.name);
+    let producer = topic.producer(Some(&id));
+    producer.begin_transaction().unwrap();
+    topic.publish_with(&producer, &all[3..], ContentMode::Binary).await;
+    let until = amazon_billing_source::clock::Clock::system().now() + jiff::SignedDuration::from_secs(1);
+    let mut running = topic.home.start(&["replay", "--until", &until.to_string()]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(running.lines(), lines(&all[..3]));
+    producer.commit_transaction(LIMIT).unwrap();
+    let ran = running.ended();
+    assert_eq!(
+        (ran.code, ran.lines()),
+        (Some(0), lines(&all).iter().map(|line| &**line).collect()),
+        "{}",
+        ran.stderr
+    );
+}

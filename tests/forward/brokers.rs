@@ -358,6 +358,48 @@ fn nats_dead_letters_are_events_on_another_subject() {
     }
 }
 
+/// Where dead letters go may be away for a while: they are kept until it is back.
+#[test]
+fn nats_dead_letters_wait_for_their_stream() {
+    let stream = Stream::new();
+    stream.write(&events(3, 1), ContentMode::Structured);
+    let (sender, asked) = std::sync::mpsc::channel();
+    let endpoint = Endpoint::start(move |_| {
+        sender.send(()).ok();
+        answer(422).after(Duration::from_secs(1))
+    });
+    let home = stream.home();
+    let running =
+        home.start(&["--name", "w", "--endpoint", &endpoint.url(), "--dead-letter", "subject:dead.billing"]);
+    asked.recv_timeout(crate::DEADLINE).unwrap();
+    let js = runtime().block_on(async {
+        let js = stream.server.jetstream().await;
+        js.delete_stream("DEAD").await.unwrap();
+        js
+    });
+    std::thread::park_timeout(Duration::from_secs(4));
+    let letters = runtime().block_on(async {
+        let config = jetstream::stream::Config {
+            name: "DEAD".to_owned(),
+            subjects: vec!["dead.>".to_owned()],
+            ..Default::default()
+        };
+        js.create_stream(config).await.unwrap();
+        let deadline = Instant::now() + crate::DEADLINE;
+        loop {
+            let letters = js.get_stream("DEAD").await.unwrap().cached_info().state.messages;
+            if letters == 3 || Instant::now() > deadline {
+                break letters;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    running.signal("TERM");
+    let (code, said) = running.end();
+    assert_eq!((code, letters), (Some(0), 3), "{said}");
+    assert!(said.contains("a dead letter is not written yet"), "{said}");
+}
+
 /// The broker goes away and comes back; the endpoint notices nothing but a pause.
 #[test]
 fn nats_a_server_that_comes_back_is_gone_on_with() {

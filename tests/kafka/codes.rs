@@ -35,6 +35,9 @@ async fn every_code_has_its_meaning() {
             1,
             Some((Kind::Rejected, "transaction.max.timeout.ms")),
         ),
+        // A broker that does not know yet of a partition it leads, or has no leader for it.
+        (Api::ListOffsets, Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, 2, None),
+        (Api::ListOffsets, Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, 2, None),
         (Api::Produce, Code::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR, 2, None),
         (Api::Produce, Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, 2, None),
         (Api::Produce, Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND, 2, None),

@@ -113,6 +113,37 @@ pub(crate) fn polling(transport: TransportConfig, connections: Vec<ConnectionCon
     }
 }
 
+/// An output that takes claims and no events: what AWS answered is paid for once, not with every try.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_published_is_not_paid_for_again_and_again() {
+    let server = Server::start(newest());
+    let full = async_nats::jetstream::stream::Config {
+        name: "BILLING".to_owned(),
+        subjects: vec!["aws.cost.>".to_owned()],
+        max_bytes: 2_000,
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        ..Default::default()
+    };
+    server.jetstream().await.create_stream(full).await.unwrap();
+    let simulator = Simulator::start(Options::default(), Clock::system()).await.unwrap();
+    let mut config =
+        polling(TransportConfig::Nats(server.config()), vec![connection("111122223333", &simulator)]);
+    config.poll.interval = Duration::from_hours(8);
+    let stop = CancellationToken::new();
+    let run = app::run(config, Nats::new(server.config()), world("one"), Mode::Service, stop.clone());
+    let stopper = async {
+        let started = Instant::now();
+        while simulator.bill().chargeable == 0 && started.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // It is tried again after one, two and four seconds.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        stop.cancel();
+    };
+    let (exit, ()) = tokio::join!(run, stopper);
+    assert_eq!((exit, simulator.bill().chargeable), (Exit::Done, 1));
+}
+
 pub(crate) fn connection(account: &str, simulator: &Simulator) -> ConnectionConfig {
     ConnectionConfig {
         name: format!("c{account}"),

@@ -108,7 +108,6 @@ struct Tally {
 async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let Plan { output, options, filter, limit, mut show, all } = plan;
     let named = options.name.is_some();
-    let following = options.bound == Bound::Follow;
     let partitioned = has_partitions(&output);
     let reader = tokio::select! {
         reader = Reader::open(&output, options) => reader,
@@ -138,7 +137,7 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
                 Ok(())
             };
             if let Err(error) = settled
-                && !(following && position.waits_for(&error))
+                && !position.waits_for(&error)
             {
                 exit = failed(&error);
                 break;
@@ -171,7 +170,7 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
         if named
             && position.is_due()
             && let Err(error) = position.settle(&mut reader, &mut out, &shutdown).await
-            && !(following && position.waits_for(&error))
+            && !position.waits_for(&error)
         {
             exit = failed(&error);
             break;

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::{
     context::{Context, Refusal},
-    errors::{classify, code},
+    errors::{OUT_OF_REACH, classify, code, is_no_topic, is_settling},
     producer::{Acknowledgements, Producer},
     token,
 };
@@ -303,7 +303,14 @@ impl Clients {
     ) -> Result<(u64, u64), TransportError> {
         let what = format!("find the end of `{topic}/{partition}`");
         let fail = |error: &KafkaError| self.error(&what, error);
-        let ask = || client.fetch_watermarks(topic, partition, REQUEST);
+        let ask = || {
+            client.fetch_watermarks(topic, partition, REQUEST).inspect_err(|error| {
+                if is_no_topic(error) {
+                    // What the client knows may be old. What comes of it is told by the next question.
+                    client.fetch_metadata(Some(topic), REQUEST).map(drop).unwrap_or_default();
+                }
+            })
+        };
         let (low, high) = self.settled(client, fail, ask)?;
         Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
     }
@@ -322,31 +329,21 @@ impl Clients {
                 Err(error) if self.is_settling(&error) && Instant::now() < deadline => {
                     wait(Duration::from_millis(50));
                 }
+                Err(error) if self.is_settling(&error) => {
+                    // Said for so long, and perhaps not true in a moment: topics are looked for elsewhere.
+                    let failed = fail(&error);
+                    return Err(
+                        TransportError::new(Kind::Unavailable, failed.message).with_hint(OUT_OF_REACH)
+                    );
+                }
                 answer => return answer.map_err(|error| fail(&error)),
             }
         }
     }
 
-    /// Whether a partition is without its leader, or a group without its coordinator, for a moment: just
-    /// created, or moved to another broker; or a connection without its login, which it renews from time
-    /// to time.
+    /// As [`is_settling`]; or a connection is without its login, which it renews from time to time.
     fn is_settling(&self, error: &KafkaError) -> bool {
-        match code(error) {
-            Some(
-                Code::NotLeaderForPartition
-                | Code::DestroyBroker
-                | Code::LeaderNotAvailable
-                | Code::ReplicaNotAvailable
-                | Code::OffsetNotAvailable
-                | Code::FencedLeaderEpoch
-                | Code::UnknownLeaderEpoch
-                | Code::NotCoordinator
-                | Code::CoordinatorNotAvailable
-                | Code::CoordinatorLoadInProgress,
-            ) => true,
-            Some(Code::Authentication) => !self.context.is_final(),
-            _ => false,
-        }
+        is_settling(error) || code(error) == Some(Code::Authentication) && !self.context.is_final()
     }
 
     /// What failed, with librdkafka's latest complaint where that says more.

@@ -7,11 +7,20 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, client::OAuthToken, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    ClientContext, Offset, TopicPartitionList,
+    client::OAuthToken,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::KafkaError,
+    types::RDKafkaRespErr,
 };
 use tracing::{debug, warn};
 
-use super::{errors::TOPIC_DENIED, token::Tokens};
+use super::{
+    client::{REQUEST, TRANSACTION, wait},
+    errors::{TOPIC_DENIED, all_answered, is_settling},
+    token::Tokens,
+};
 use crate::{
     config::{KafkaConfig, KafkaLogin},
     transport::TransportError,
@@ -114,7 +123,51 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for Context {
+    /// Only a reader under a name has a group, and that shares partitions out cooperatively. Where a
+    /// partition is read on from is asked here: librdkafka, asking itself, never asks again when it was
+    /// answered while the group's coordinator moved (its issue 5586), and the partition is not read.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let done = if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            let committed = committed(consumer, partitions)
+                .inspect_err(|error| warn!(%error, "where to read on is not known yet"));
+            consumer.incremental_assign(committed.as_ref().unwrap_or(partitions))
+        } else {
+            consumer.incremental_unassign(partitions)
+        };
+        if let Err(error) = done {
+            warn!(%error, "the group's partitions could not be shared out");
+        }
+    }
+}
+
+/// Partitions with the group's offsets; what is new to the group begins at its beginning. Called by the
+/// thread that polls, which other members wait for.
+fn committed(
+    consumer: &BaseConsumer<Context>,
+    partitions: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let deadline = Instant::now() + TRANSACTION;
+    loop {
+        match consumer.committed_offsets(partitions.clone(), REQUEST).and_then(all_answered) {
+            Err(error) if is_settling(&error) && Instant::now() < deadline => wait(Duration::from_millis(50)),
+            Err(error) => return Err(error),
+            Ok(known) => {
+                for mut partition in known.elements() {
+                    if partition.offset() == Offset::Invalid {
+                        partition.set_offset(Offset::Beginning)?;
+                    }
+                }
+                return Ok(known);
+            }
+        }
+    }
+}
 
 /// Why a broker let nobody in, from librdkafka's words.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,9 @@
 //! What librdkafka's errors mean here, and what to do about them.
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{
+    TopicPartitionList,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
 
 use crate::transport::TransportErrorKind as Kind;
 
@@ -47,7 +50,37 @@ pub(super) fn is_fenced(error: &KafkaError) -> bool {
 
 /// Whether there is no such topic.
 pub(super) fn is_no_topic(error: &KafkaError) -> bool {
-    matches!(code(error), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
+    matches!(code(error), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition))
+}
+
+/// Whether a partition is without its leader, or a group without its coordinator, for a moment: just
+/// created, or moved to another broker. A partition without one is unknown to librdkafka.
+pub(super) fn is_settling(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::DestroyBroker
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::OffsetNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+        )
+    )
+}
+
+/// A list of partitions of which none has an error of its own, which would otherwise look like one of
+/// which nothing is known.
+pub(super) fn all_answered(list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+    list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+    Ok(list)
 }
 
 /// What an error means where nothing can have been stored.
@@ -82,6 +115,9 @@ pub(super) fn classify(error: &KafkaError) -> (Kind, Option<&'static str>) {
         ),
         Some(Code::KafkaStorageError) => {
             (Kind::Unavailable, Some("a broker cannot write to its disk; see its log"))
+        }
+        Some(Code::UnsupportedFeature | Code::UnsupportedVersion) => {
+            (Kind::Rejected, Some("the broker is too old for this, or does not offer it"))
         }
         Some(Code::InvalidTransactionTimeout) => {
             (Kind::Rejected, Some("the broker's `transaction.max.timeout.ms` is below 30 seconds; raise it"))

@@ -12,7 +12,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _},
 };
 use tokio::runtime::Handle;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Inner,
@@ -35,6 +35,9 @@ pub(super) const EVENT_PARTITIONS: i32 = 6;
 /// Of each partition of the event topic, so many of the newest records are looked at for events of
 /// this program when there is no state.
 const SAMPLE: u64 = 200;
+
+/// So many replicas a topic is created with, where there are as many brokers.
+const REPLICAS: usize = 3;
 
 /// Without a record for so long, reading them is given up.
 const READ: Duration = Duration::from_secs(20);
@@ -82,7 +85,9 @@ impl Inner {
         } else {
             // One client asks for both: each takes a connection, and a tenth of a second to end.
             let admin = self.clients.admin();
-            let settled = self.refuse_other_policy(&admin).map(|()| self.largest(&admin));
+            // The largest record the event topic takes.
+            let largest = |()| self.setting(&admin, &self.config.topic, "max.message.bytes");
+            let settled = self.refuse_other_policy(&admin).and_then(largest);
             let_go(admin);
             settled?
         };
@@ -139,7 +144,7 @@ impl Inner {
                 return Ok((events, state));
             }
         }
-        let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
+        let replication = i32::try_from(self.wait_for_brokers(brokers)?.clamp(1, REPLICAS)).unwrap_or(1);
         let mut new = Vec::new();
         if events.is_none() {
             new.push((&config.topic, EVENT_PARTITIONS, event_settings(replication)));
@@ -187,13 +192,28 @@ impl Inner {
         }
     }
 
+    /// How many brokers there are, once all are that the configuration names: of a cluster that is starting
+    /// not all are there yet, and topics keep the number of replicas they are created with.
+    fn wait_for_brokers(&self, mut brokers: usize) -> Result<usize, TransportError> {
+        let named =
+            self.config.bootstrap_servers.split(',').filter(|server| !server.trim().is_empty()).count();
+        let deadline = Instant::now() + REQUEST;
+        while brokers < named.min(REPLICAS) {
+            if Instant::now() >= deadline {
+                let hint = "create the topics yourself, or stop here, where more brokers are to come";
+                warn!(brokers, named, hint, "fewer brokers are there than the configuration names");
+                break;
+            }
+            wait(Duration::from_millis(500));
+            brokers = self.find(&self.config.topic)?.1;
+        }
+        Ok(brokers)
+    }
+
     /// A state topic that deletes by age would forget; where that may not be asked, it is trusted.
     fn refuse_other_policy(&self, admin: &Administrator) -> Result<(), TransportError> {
         let topic = &*self.config.state_topic;
-        let settings = self.settings(admin, topic).inspect_err(|e| debug!("{e}"));
-        let policy =
-            settings.ok().and_then(|settings| settings.get("cleanup.policy").and_then(|e| e.value.clone()));
-        match policy {
+        match self.setting(admin, topic, "cleanup.policy")? {
             Some(policy) if policy != "compact" => {
                 let error = TransportError::new(Kind::LayoutChanged, not_compacted(topic, &policy));
                 Err(error.with_hint("`check --connect` prints the command that puts it right"))
@@ -202,10 +222,22 @@ impl Inner {
         }
     }
 
-    /// The largest record the event topic takes; unknown where it may not be asked for.
-    fn largest(&self, admin: &Administrator) -> Option<String> {
-        let settings = self.settings(admin, &self.config.topic).inspect_err(|e| debug!("{e}")).ok()?;
-        settings.get("max.message.bytes").and_then(|entry| entry.value.clone())
+    /// One of a topic's settings; unknown where it may not be asked for.
+    fn setting(
+        &self,
+        admin: &Administrator,
+        topic: &str,
+        name: &str,
+    ) -> Result<Option<String>, TransportError> {
+        match self.settings(admin, topic) {
+            Ok(settings) => Ok(settings.get(name).and_then(|entry| entry.value.clone())),
+            // What could not be asked now is asked again: the answer holds as long as this process.
+            Err(error) if error.kind.may_pass() => Err(error),
+            Err(error) => {
+                debug!("{error}");
+                Ok(None)
+            }
+        }
     }
 
     /// A topic's settings.

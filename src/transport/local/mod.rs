@@ -11,6 +11,7 @@ mod output;
 mod store;
 
 use std::{
+    collections::HashSet,
     io::Write,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
@@ -33,6 +34,14 @@ pub struct Local(Arc<Mutex<Inner>>);
 struct Inner {
     store: Store,
     output: Output,
+    /// The scopes this process has recovered.
+    known: HashSet<String>,
+}
+
+impl Inner {
+    fn new(store: Store, output: Output) -> Self {
+        Self { store, output, known: HashSet::new() }
+    }
 }
 
 impl Local {
@@ -46,7 +55,7 @@ impl Local {
             None => Output::stdout(),
             Some(path) => Output::File(LogFile::open(path, &store)?),
         };
-        Ok(Self(Arc::new(Mutex::new(Inner { store, output }))))
+        Ok(Self(Arc::new(Mutex::new(Inner::new(store, output)))))
     }
 
     /// What `check` may know. Where nothing was published yet, nothing is created either: the user
@@ -81,7 +90,7 @@ impl Local {
     pub fn with_writer(state: &Path, writer: Box<dyn Write + Send>) -> Result<Self, TransportError> {
         let store = Store::open(state)?;
         let output = Output::Stream { name: "the output", writer };
-        Ok(Self(Arc::new(Mutex::new(Inner { store, output }))))
+        Ok(Self(Arc::new(Mutex::new(Inner::new(store, output)))))
     }
 
     /// SQLite and files block, and stdout may for ever: never on an async worker.
@@ -112,8 +121,10 @@ impl Transport for Local {
             .blocking(move |inner| {
                 inner.output.drain(&mut inner.store)?;
                 let mut state = inner.store.recover(&scope, &mut taken)?;
-                // Whoever left a claim is gone: this process holds the lock.
-                state.claim = None;
+                if inner.known.insert(scope) {
+                    // Whoever left a claim is gone: this process holds the lock.
+                    state.claim = None;
+                }
                 Ok((taken, state))
             })
             .await?;

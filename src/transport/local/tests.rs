@@ -396,3 +396,22 @@ async fn a_batch_without_events_writes_the_connection_alone() {
     assert_eq!(ledger.recovered_to(), Some(1));
     assert_eq!(local.connections().await.unwrap().len(), 1);
 }
+
+/// A claim of this process is its own also after a write that failed; one it finds is nobody's.
+#[tokio::test]
+async fn a_claim_lasts_as_long_as_the_process() {
+    let folder = Folder::new();
+    let claimed = || {
+        let mut claimed = batch(0, &[]);
+        let (instance, token) = ("a".to_owned(), "t".to_owned());
+        claimed.connection.claim = Some(crate::dedup::Claim { instance, token, reserved: 1, renewed: 0 });
+        claimed
+    };
+    for _ in 0..2 {
+        let local = Local::connect(&folder.config()).unwrap();
+        let recover = async || local.recover(&scope(), &mut Ledger::new()).await.unwrap().claim.is_some();
+        assert!(!recover().await, "whoever left one is gone");
+        local.publish(claimed()).await.unwrap();
+        assert!(recover().await, "it is this process's");
+    }
+}

@@ -142,7 +142,7 @@ impl JetStream {
 /// | the server says | kind |
 /// |---|---|
 /// | JetStream is off, subjects or replicas it has not, too many streams | `Rejected`: somebody must act |
-/// | full, busy, without a leader, too many consumers | `Unavailable`: nothing was stored, time may mend it |
+/// | full, busy, without a leader or servers it knows, too many consumers | `Unavailable`: nothing was stored, time may mend it |
 /// | the stream is gone | `Regressed`: found or created anew by the next recovery |
 /// | anything else | `Rejected` |
 pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
@@ -162,10 +162,22 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
                  the limit, raise it or remove a stream",
             ),
         ),
-        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => (
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => (
             Kind::Rejected,
             Some("there are fewer servers than `replicas` in `[nats]` asks for: start more, or lower it"),
         ),
+        // Also of a cluster whose leader has just been elected, and does not know its servers yet.
+        ErrorCode::CLUSTER_NO_PEERS => (
+            Kind::Unavailable,
+            Some(
+                "where that stays so, there are fewer servers than `replicas` in `[nats]` asks for: start more, or lower it",
+            ),
+        ),
+        // Its servers are being restarted.
+        ErrorCode::STREAM_OFFLINE
+        | ErrorCode::CONSUMER_OFFLINE
+        | ErrorCode::CONSUMER_CREATE
+        | ErrorCode::CONSUMER_STORE_FAILED => (Kind::Unavailable, None),
         ErrorCode::STREAM_MAX_BYTES_REQUIRED => (
             Kind::Rejected,
             Some(

@@ -4,6 +4,7 @@
 //! follows joins the group, and one with an end uses the group's offsets without joining it.
 
 mod places;
+mod source;
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +14,17 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    Message as _, TopicPartitionList,
+    consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{BorrowedMessage, Headers as _},
 };
-use tokio::{sync::mpsc::error::TrySendError, task::JoinHandle};
+use tokio::{sync::mpsc::error::TrySendError, task::JoinHandle, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
-    client::{Clients, REQUEST, TRANSACTION},
-    context::Context,
-    errors::{code, is_no_topic},
+    client::{Clients, REQUEST, TRANSACTION, wait},
+    errors::code,
 };
 use crate::{
     config::KafkaConfig,
@@ -32,7 +32,8 @@ use crate::{
     event::Binding,
     transport::{TransportError, TransportErrorKind as Kind},
 };
-use places::{begin, committed, ends, no_topic, partitions, partitions_of};
+use places::{begin, committed, ends, partitions, partitions_of};
+use source::{Offsets, Source};
 
 /// How long an empty poll waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -43,34 +44,26 @@ const LINGER: Duration = Duration::from_millis(1);
 /// So long after a time to come it is asked where it lies: a record has the time at which it was sent.
 const LATE: SignedDuration = SignedDuration::from_secs(1);
 
+/// How often a topic is looked for that a broker does not know.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Without progress for so long, an end that was proven is given up.
 const GIVE_UP: Duration = Duration::from_secs(TRANSACTION.as_secs() + 15);
 
 /// How often brokers that do not answer are complained of.
 const COMPLAIN: Duration = Duration::from_secs(30);
 
-/// Offsets by partition.
-type Offsets = BTreeMap<i32, u64>;
-
 /// Where a group's offsets are committed.
-#[derive(Clone)]
 pub(crate) struct KafkaPosition {
     source: Arc<Source>,
+    /// A commit that took too long. Without a coordinator librdkafka waits as long as a session lasts.
+    late: Option<JoinHandle<Result<(), TransportError>>>,
 }
 
 impl std::fmt::Debug for KafkaPosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KafkaPosition").field("topic", &self.source.topic).finish_non_exhaustive()
     }
-}
-
-/// A topic and the consumer that reads it.
-struct Source {
-    clients: Clients,
-    consumer: BaseConsumer<Context>,
-    topic: String,
-    /// Whether the group was joined, and partitions come and go.
-    joined: bool,
 }
 
 /// Finds start and end, then reads in the background.
@@ -83,7 +76,7 @@ pub(crate) async fn read_events(
     let open = move || {
         let named = options.name.is_some();
         let mut reading = Reading::open(&config, options, feed)?;
-        let position = named.then(|| KafkaPosition { source: Arc::clone(&reading.source) });
+        let position = named.then(|| KafkaPosition { source: Arc::clone(&reading.source), late: None });
         let done = tokio::task::spawn_blocking(move || {
             let last = match reading.run() {
                 Ok(()) => Ok(Vec::new()),
@@ -102,125 +95,29 @@ pub(crate) async fn read_events(
 
 impl KafkaPosition {
     /// Commits the offset behind a record.
-    pub(crate) async fn commit(&self, place: &Place) -> Result<(), TransportError> {
-        let source = Arc::clone(&self.source);
-        let next = BTreeMap::from([(place.partition, place.position + 1)]);
-        let commit = move || source.commit(&next);
-        match tokio::task::spawn_blocking(commit).await {
-            Ok(committed) => committed,
-            Err(e) => Err(TransportError::new(Kind::Unknown, format!("committing failed: {e}"))),
-        }
-    }
-}
-
-impl Source {
-    fn fail(&self, what: &str, error: &KafkaError) -> TransportError {
-        if is_no_topic(error) {
-            return no_topic(&self.topic);
-        }
-        let forbidden =
-            matches!(code(error), Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed));
-        let error = self.clients.error(what, error);
-        if forbidden {
-            return error.with_hint(
-                "grant the principal Read and Describe on the topic, and with a name Read on the group of that name",
-            );
-        }
-        error
-    }
-
-    fn list(&self, offsets: &Offsets) -> Result<TopicPartitionList, TransportError> {
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in offsets {
-            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-            list.add_partition_offset(&self.topic, *partition, offset)
-                .map_err(|e| self.fail("name an offset", &e))?;
-        }
-        Ok(list)
-    }
-
-    fn offsets(&self, list: &TopicPartitionList) -> Offsets {
-        let known = list.elements_for_topic(&self.topic).into_iter().filter_map(|element| {
-            let offset = u64::try_from(element.offset().to_raw()?).ok()?;
-            Some((element.partition(), offset))
-        });
-        known.collect()
-    }
-
-    fn commit(&self, offsets: &Offsets) -> Result<(), TransportError> {
-        let topic = &self.topic;
-        let mut offsets = offsets.clone();
-        if self.joined {
-            let mine = self.consumer.assignment().map_err(|e| self.not_committed(&e))?;
-            offsets.retain(|partition, offset| {
-                let kept = mine.find_partition(topic, *partition).is_some();
-                if !kept {
-                    debug!(partition, offset, "not committed: another member has the partition by now");
-                }
-                kept
-            });
-            if offsets.is_empty() {
-                return Ok(());
+    pub(crate) async fn commit(&mut self, place: &Place) -> Result<(), TransportError> {
+        let late = || {
+            let message = format!("could not commit offsets of topic `{}`: no answer yet", self.source.topic);
+            Err(TransportError::new(Kind::Unavailable, message))
+        };
+        // What became of an earlier one is not this one's.
+        if let Some(earlier) = &mut self.late {
+            match timeout(REQUEST, earlier).await {
+                Ok(_) => self.late = None,
+                Err(_) => return late(),
             }
         }
-        self.consumer.commit(&self.list(&offsets)?, CommitMode::Sync).map_err(|e| self.not_committed(&e))
-    }
-
-    /// Commits where a name begins, before anything is read: so it stays there, also where nothing ever is.
-    fn commit_first(&self, begin: &Offsets) -> Result<(), TransportError> {
-        let list = self.list(begin)?;
-        let commit = || match self.consumer.commit(&list, CommitMode::Sync) {
-            // Somebody of the group was faster.
-            Err(error) if self.joined && is_of_others(&error) => Ok(()),
-            committed => committed,
-        };
-        self.clients.settled(&self.consumer, |e| self.not_committed(e), commit)
-    }
-
-    fn not_committed(&self, error: &KafkaError) -> TransportError {
-        let what = format!("commit offsets of topic `{}`", self.topic);
-        if !is_of_others(error) {
-            return self.fail(&what, error);
+        let source = Arc::clone(&self.source);
+        let next = BTreeMap::from([(place.partition, place.position + 1)]);
+        let mut commit = tokio::task::spawn_blocking(move || source.commit(&next));
+        match timeout(REQUEST, &mut commit).await {
+            Ok(Ok(committed)) => committed,
+            Ok(Err(e)) => Err(TransportError::new(Kind::Unknown, format!("committing failed: {e}"))),
+            Err(_) => {
+                self.late = Some(commit);
+                late()
+            }
         }
-        if self.joined {
-            // Once that is done the partition is this member's again, or no longer its business.
-            let message = format!("could not {what}: the group shares its partitions out anew");
-            return TransportError::new(Kind::Unavailable, message);
-        }
-        let message = format!("could not {what}: members of that group are reading");
-        TransportError::new(Kind::Conflict, message).with_hint("stop them first, or choose another name")
-    }
-
-    /// The oldest offset kept, and the end of what is committed.
-    fn range(&self, partition: i32) -> Result<(u64, u64), TransportError> {
-        self.clients.watermarks(&self.consumer, &self.topic, partition)
-    }
-
-    /// The first offset stored at a time or later, by partition; the end where there is none.
-    /// Asked by a client that reads nothing yet: to ask, its queue is emptied.
-    fn at_time(
-        &self,
-        asking: &BaseConsumer<Context>,
-        partitions: &[i32],
-        time: Timestamp,
-    ) -> Result<Offsets, TransportError> {
-        let what = format!("find the offsets of {time} in topic `{}`", self.topic);
-        // Kafka's times are whole milliseconds: the first that is not before.
-        let part = i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
-        let millis = u64::try_from(time.as_millisecond() + part).unwrap_or(0);
-        let times = self.list(&partitions.iter().map(|partition| (*partition, millis)).collect())?;
-        self.clients.metadata(asking, &self.topic)?;
-        // Before the question: what is stored after it may be of a later time.
-        let ranges = partitions
-            .iter()
-            .map(|partition| Ok((*partition, self.clients.watermarks(asking, &self.topic, *partition)?)));
-        let ranges = ranges.collect::<Result<Vec<_>, TransportError>>()?;
-        let ask = || asking.offsets_for_times(times.clone(), REQUEST).and_then(all_answered);
-        let found = self.offsets(&self.clients.settled(asking, |e| self.fail(&what, e), ask)?);
-        let at = |(partition, (low, end)): (i32, (u64, u64))| {
-            (partition, found.get(&partition).map_or(end, |at| (*at).max(low)))
-        };
-        Ok(ranges.into_iter().map(at).collect())
     }
 }
 
@@ -249,7 +146,7 @@ impl Reading {
         let now = options.clock.now();
         let ends = match options.bound {
             Bound::End => Some(ends(&source, &partitions)?),
-            Bound::Until(time) if time <= now => Some(source.at_time(&source.consumer, &partitions, time)?),
+            Bound::Until(time) if time + LATE <= now => Some(source.until(&partitions, time)?),
             Bound::Follow | Bound::Until(_) => None,
         };
         let committed = match &options.name {
@@ -308,8 +205,7 @@ impl Reading {
             if let (None, Bound::Until(time)) = (&self.ends, self.options.bound)
                 && self.options.clock.now() >= time + LATE
             {
-                let other = source.clients.committed()?;
-                match source.at_time(&other, &self.partitions, time) {
+                match source.until(&self.partitions, time) {
                     Ok(mut ends) => {
                         for (partition, from) in &self.behind {
                             ends.entry(*partition).and_modify(|end| *end = (*from).min(*end));
@@ -420,7 +316,15 @@ impl Reading {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 // Asked by another client: to ask, a queue is emptied, and in this one's are events.
                 let other = self.source.clients.uncommitted()?;
-                partitions_of(&self.source, &other, self.options.partition).map(drop)
+                let deadline = Instant::now() + REQUEST;
+                loop {
+                    match partitions_of(&self.source, &other, self.options.partition) {
+                        Err(error) if error.kind == Kind::Rejected && Instant::now() < deadline => {
+                            wait(LOOK);
+                        }
+                        found => return found.map(drop),
+                    }
+                }
             }
             Some(
                 Code::TopicAuthorizationFailed
@@ -441,18 +345,6 @@ impl Reading {
             }
         }
     }
-}
-
-/// A list of partitions of which none has an error of its own, which would otherwise look like one of
-/// which nothing is known.
-fn all_answered(list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
-    list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
-    Ok(list)
-}
-
-/// Whether a group has members that decide about its offsets.
-fn is_of_others(error: &KafkaError) -> bool {
-    matches!(code(error), Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId))
 }
 
 /// Whether a partition was read to its end: the position is there, or there was nothing to read.

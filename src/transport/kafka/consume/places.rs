@@ -7,12 +7,12 @@ use rdkafka::{
 };
 use tracing::{info, warn};
 
-use super::{Offsets, Source, all_answered};
+use super::{Offsets, Source};
 use crate::{
     consume::{ConsumerName, Start},
     transport::{
         TransportError, TransportErrorKind as Kind,
-        kafka::{client::REQUEST, context::Context},
+        kafka::{client::TRANSACTION, context::Context, errors::all_answered},
     },
 };
 
@@ -65,7 +65,8 @@ pub(super) fn committed(
         list.add_partition(topic, *partition);
     }
     let fail = |e: &KafkaError| source.fail(&format!("read the offsets of group `{name}`"), e);
-    let ask = || source.consumer.committed_offsets(list.clone(), REQUEST).and_then(all_answered);
+    // The first group of a cluster waits for it to create the topic of all groups' offsets.
+    let ask = || source.consumer.committed_offsets(list.clone(), TRANSACTION).and_then(all_answered);
     let found = source.clients.settled(&source.consumer, fail, ask)?;
     let mut offsets = source.offsets(&found);
     for (partition, offset) in &mut offsets {

@@ -133,8 +133,11 @@ impl Reading {
             let next = if at_hand.is_some() {
                 at_hand
             } else {
-                if !self.hand_over().await {
-                    return Ok(());
+                if !self.batch.is_empty() {
+                    if !self.hand_over().await {
+                        return Ok(());
+                    }
+                    progress = Instant::now();
                 }
                 timeout(LOOK, messages.next()).await.ok()
             };
@@ -145,8 +148,12 @@ impl Reading {
                         self.hand_over().await;
                         return Ok(());
                     }
-                    if self.batch.len() == BATCH && !self.hand_over().await {
-                        return Ok(());
+                    if self.batch.len() == BATCH {
+                        if !self.hand_over().await {
+                            return Ok(());
+                        }
+                        // Whoever reads may have taken long.
+                        progress = Instant::now();
                     }
                 }
                 Some(Some(Err(error))) => return Err(failed(&error, &self.source.stream)),
@@ -287,7 +294,14 @@ impl Reading {
                 let mut consumer = self.source.durable_as_it_is(name).await?;
                 let info = consumer.info().await.map_err(|error| self.source.fail(&error))?;
                 let out = lock(&self.held).len();
-                let given_out = self.behind.is_none() && (self.at >= end || info.num_pending == 0);
+                let delivered = info.delivered.stream_sequence;
+                let mut all_there = self.at >= end || delivered >= end;
+                if !all_there && info.num_pending == 0 {
+                    // Perhaps the end itself was deleted since. That nothing is pending is not enough: the
+                    // consumer's server may be behind the stream's.
+                    all_there = self.source.last().await?.is_none_or(|(last, _)| last <= delivered);
+                }
+                let given_out = self.behind.is_none() && all_there;
                 Ok(given_out && info.num_ack_pending <= out)
             }
         }
