@@ -372,13 +372,12 @@ fn nats_dead_letters_wait_for_their_stream() {
     let running =
         home.start(&["--name", "w", "--endpoint", &endpoint.url(), "--dead-letter", "subject:dead.billing"]);
     asked.recv_timeout(crate::DEADLINE).unwrap();
-    let js = runtime().block_on(async {
-        let js = stream.server.jetstream().await;
-        js.delete_stream("DEAD").await.unwrap();
-        js
+    runtime().block_on(async {
+        stream.server.jetstream().await.delete_stream("DEAD").await.unwrap();
     });
     std::thread::park_timeout(Duration::from_secs(4));
     let letters = runtime().block_on(async {
+        let js = stream.server.jetstream().await;
         let config = jetstream::stream::Config {
             name: "DEAD".to_owned(),
             subjects: vec!["dead.>".to_owned()],

@@ -36,6 +36,9 @@ pub(super) const EVENT_PARTITIONS: i32 = 6;
 /// this program when there is no state.
 const SAMPLE: u64 = 200;
 
+/// How often the settings of topics are asked for.
+const TRIES: u8 = 2;
+
 /// So many replicas a topic is created with, where there are as many brokers.
 const REPLICAS: usize = 3;
 
@@ -43,12 +46,14 @@ const REPLICAS: usize = 3;
 const READ: Duration = Duration::from_secs(20);
 
 /// What the topics are like, as far as publishing depends on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
     pub(super) event_partitions: i32,
     pub(super) state_partitions: i32,
     /// `max.message.bytes` of the event topic, where it may be asked for.
     pub(super) largest: Option<String>,
+    /// How often the settings were asked for without an answer.
+    unanswered: u8,
 }
 
 /// A client that asks for settings, or why there is none.
@@ -80,8 +85,9 @@ impl Inner {
             (None, _) => return Err(missing(&self.config.topic)),
             (_, None) => return Err(missing(&self.config.state_topic)),
         };
-        let largest = if let Some(layout) = before {
-            layout.largest
+        let tries = before.as_ref().map_or(0, |layout| layout.unanswered);
+        let (largest, unanswered) = if let Some(layout) = before.filter(|_| tries == 0 || tries >= TRIES) {
+            (layout.largest, tries)
         } else {
             // One client asks for both: each takes a connection, and a tenth of a second to end.
             let admin = self.clients.admin();
@@ -89,10 +95,22 @@ impl Inner {
             let largest = |()| self.setting(&admin, &self.config.topic, "max.message.bytes");
             let settled = self.refuse_other_policy(&admin).and_then(largest);
             let_go(admin);
-            settled?
+            match settled {
+                Ok(largest) => (largest, 0),
+                // Perhaps it is slow, perhaps it does not answer that at all.
+                Err(error) if error.kind.may_pass() => {
+                    warn!("{error}; they are trusted for now, and asked for again");
+                    (None, tries + 1)
+                }
+                Err(error) => return Err(error),
+            }
         };
-        let layout =
-            Layout { event_partitions: events.partitions, state_partitions: state.partitions, largest };
+        let layout = Layout {
+            event_partitions: events.partitions,
+            state_partitions: state.partitions,
+            largest,
+            unanswered,
+        };
         let mut view = self.view();
         if view.partitions.is_some_and(|known| known != layout.state_partitions) {
             // Another number is another topic, or other places; either way nothing read holds.
@@ -134,7 +152,7 @@ impl Inner {
         if let (Some(events), None) = (events, state)
             && config.on_lost_state == LostState::Refuse
         {
-            let layout = Layout { event_partitions: events.partitions, state_partitions: 0, largest: None };
+            let layout = Layout { event_partitions: events.partitions, ..Layout::default() };
             if self.has_our_events(&layout)? {
                 // Another process may have created both topics, and published, since they were looked at.
                 let (events, state) = (self.find(&config.topic)?.0, self.find(&config.state_topic)?.0);
@@ -231,7 +249,6 @@ impl Inner {
     ) -> Result<Option<String>, TransportError> {
         match self.settings(admin, topic) {
             Ok(settings) => Ok(settings.get(name).and_then(|entry| entry.value.clone())),
-            // What could not be asked now is asked again: the answer holds as long as this process.
             Err(error) if error.kind.may_pass() => Err(error),
             Err(error) => {
                 debug!("{error}");
