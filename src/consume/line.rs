@@ -91,7 +91,7 @@ impl Lines {
         }
         line.extend_from_slice(b",\"data\":");
         if has_line_feed(payload) {
-            line.extend(payload.iter().map(spaced));
+            line.extend(payload.iter().copied().map(spaced));
         } else {
             line.extend_from_slice(payload);
         }
@@ -143,15 +143,15 @@ fn is_number(text: &str) -> bool {
 
 /// Between the tokens of JSON a line feed is as good as a space, and within a text there is none.
 fn on_one_line(json: Bytes) -> Bytes {
-    if has_line_feed(&json) { json.iter().map(spaced).collect::<Vec<_>>().into() } else { json }
+    if has_line_feed(&json) { json.iter().copied().map(spaced).collect::<Vec<_>>().into() } else { json }
 }
 
 fn has_line_feed(json: &[u8]) -> bool {
     memchr::memchr2(b'\n', b'\r', json).is_some()
 }
 
-const fn spaced(byte: &u8) -> u8 {
-    if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }
+const fn spaced(byte: u8) -> u8 {
+    if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }
 }
 
 #[cfg(test)]

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use amazon_billing_source::{
-    config::{NatsConfig, TransportConfig},
-    consume::{Bound, ConsumerName, ReadOptions, Reader, Start},
-    event::{Binding, ContentMode, Event, encode},
-};
+use amazon_billing_source::event::{Binding, ContentMode, Event, encode};
 use async_nats::{HeaderMap, jetstream};
 
 use crate::{
@@ -244,31 +240,4 @@ async fn a_stream_made_anew_ends_what_follows_it() {
     let ran = running.ended();
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("was deleted and created anew"), "{}", ran.stderr);
-}
-
-/// Whoever takes long over what it has read is not at the end for that.
-#[tokio::test]
-async fn a_reader_that_is_slow_misses_nothing() {
-    let stream = Stream::new(newest()).await;
-    let all = events(4_000);
-    stream.publish(&all, ContentMode::Structured).await;
-    let transport = TransportConfig::Nats(NatsConfig { create_stream: false, ..stream.server.config() });
-    let options = ReadOptions {
-        start: Start::Beginning,
-        bound: Bound::End,
-        partition: None,
-        name: Some(ConsumerName::parse("slow").unwrap()),
-        clock: amazon_billing_source::clock::Clock::system(),
-    };
-    let mut reader = Reader::open(&transport, options).await.unwrap();
-    let mut read = Vec::new();
-    while let Some(received) = reader.next().await.unwrap() {
-        if read.is_empty() {
-            // Longer than a reader waits for messages that do not come.
-            tokio::time::sleep(Duration::from_secs(50)).await;
-        }
-        reader.commit(&received.place).await.unwrap();
-        read.push(received.bytes().to_vec());
-    }
-    assert!(read.iter().map(|line| std::str::from_utf8(line).unwrap()).eq(lines(&all)), "{}", read.len());
 }

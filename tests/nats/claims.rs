@@ -133,7 +133,7 @@ async fn what_cannot_be_published_is_not_paid_for_again_and_again() {
     let run = app::run(config, Nats::new(server.config()), world("one"), Mode::Service, stop.clone());
     let stopper = async {
         let started = Instant::now();
-        while simulator.bill().chargeable == 0 && started.elapsed() < Duration::from_secs(60) {
+        while simulator.bill().chargeable == 0 && started.elapsed() < Duration::from_mins(1) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // It is tried again after one, two and four seconds.

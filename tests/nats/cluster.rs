@@ -57,7 +57,7 @@ impl Cluster {
             match poller.attempt(records, at).await {
                 Ok(deliveries) => return deliveries.len(),
                 Err(error) => {
-                    assert!(error.kind.may_pass() && Instant::now() < deadline, "{:?} {error}", error.kind)
+                    assert!(error.kind.may_pass() && Instant::now() < deadline, "{:?} {error}", error.kind);
                 }
             }
             poller.ledger.clear();

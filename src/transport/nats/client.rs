@@ -173,11 +173,6 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
                 "where that stays so, there are fewer servers than `replicas` in `[nats]` asks for: start more, or lower it",
             ),
         ),
-        // Its servers are being restarted.
-        ErrorCode::STREAM_OFFLINE
-        | ErrorCode::CONSUMER_OFFLINE
-        | ErrorCode::CONSUMER_CREATE
-        | ErrorCode::CONSUMER_STORE_FAILED => (Kind::Unavailable, None),
         ErrorCode::STREAM_MAX_BYTES_REQUIRED => (
             Kind::Rejected,
             Some(
@@ -204,7 +199,12 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
             ),
         ),
         ErrorCode::STREAM_NOT_FOUND => (Kind::Regressed, None),
-        ErrorCode::STREAM_TOO_MANY_REQUESTS => (Kind::Unavailable, None),
+        // Its servers are being restarted, or have more to do than they can.
+        ErrorCode::STREAM_OFFLINE
+        | ErrorCode::CONSUMER_OFFLINE
+        | ErrorCode::CONSUMER_CREATE
+        | ErrorCode::CONSUMER_STORE_FAILED
+        | ErrorCode::STREAM_TOO_MANY_REQUESTS => (Kind::Unavailable, None),
         _ if error.code() == 503 => (Kind::Unavailable, None),
         _ => (Kind::Rejected, None),
     };
