@@ -60,6 +60,7 @@ pub(super) async fn run<T: Transport>(shared: Arc<Shared<T>>, connection: Connec
         ledger: Ledger::new(),
         watch: ClaimWatch::new(),
         refused: BTreeMap::new(),
+        unpublished: 0,
         polled: false,
     };
     let result = match shared.mode {
@@ -85,6 +86,8 @@ struct Work<'a, T> {
     watch: ClaimWatch,
     /// What an operator must look at, by granularity, until a poll of it is complete.
     refused: BTreeMap<Granularity, &'static str>,
+    /// Polls in a row that were paid for and could not be published.
+    unpublished: u32,
     /// This process has polled: what the state says of polls before is no longer news.
     polled: bool,
 }
@@ -114,11 +117,10 @@ impl<T: Transport> Work<'_, T> {
         // Waits that are no longer than this process: for a budget, after a failure that was free, or
         // because what was paid for could not be published.
         let mut waits: BTreeMap<Granularity, Timestamp> = BTreeMap::new();
-        let mut unpublished = 0;
         let mut announced = None;
         while !self.shared.shutdown.is_cancelled() {
-            let paid = self.aws.requests().paid();
-            let mut due: Vec<Granularity> = Vec::new();
+            // What is polled, and what had been paid before.
+            let mut polling: Option<(Granularity, u64)> = None;
             let result: Result<Timestamp, TransportError> = async {
                 // Where the state alone can be read, the keys are held only while they are polled.
                 let peeked = self.context.transport.peek(&scope).await?;
@@ -137,15 +139,20 @@ impl<T: Transport> Work<'_, T> {
                     due.max(waits.get(granularity).copied())
                 };
                 let all = &self.context.connection.granularity;
-                due.extend(all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)));
+                let due: Vec<Granularity> =
+                    all.iter().filter(|g| due_at(g).is_none_or(|at| at <= now)).copied().collect();
                 if due.is_empty() {
                     if lets_go {
                         self.ledger.clear();
                     }
                     return Ok(all.iter().filter_map(due_at).min().unwrap_or(now));
                 }
-                let Some(report) = self.cycle(&due, When::Due).await? else { return Ok(now) };
-                unpublished = 0;
+                let mut report = CycleReport::default();
+                for granularity in due {
+                    polling = Some((granularity, self.aws.requests().paid()));
+                    let Some(polled) = self.cycle(&[granularity], When::Due).await? else { break };
+                    report.merge(polled);
+                }
                 self.finish(&report);
                 self.renew(&report).await;
                 for poll in &report.polled {
@@ -175,15 +182,16 @@ impl<T: Transport> Work<'_, T> {
                     self.shared.world.metrics.failed("output", error.kind.name());
                     self.health(Health::Failing(error.kind.name().to_owned()));
                     self.ledger.clear();
-                    if self.aws.requests().paid() > paid {
+                    if let Some((granularity, before)) = polling
+                        && self.aws.requests().paid() > before
+                    {
                         // An output that takes claims and no events would have AWS paid each time.
-                        unpublished += 1;
-                        let interval = self.context.poll.interval;
-                        let retry =
-                            cycle::retry_at(self.shared.world.clock.now(), unpublished, true, interval);
+                        self.unpublished += 1;
+                        let (now, interval) = (self.shared.world.clock.now(), self.context.poll.interval);
+                        let retry = cycle::retry_at(now, self.unpublished, true, interval);
                         let hint = "what AWS answered was paid for and could not be published";
-                        warn!(connection = name, %retry, hint, "AWS is asked again later");
-                        waits.extend(due.iter().map(|granularity| (*granularity, retry)));
+                        warn!(connection = name, %granularity, %retry, hint, "AWS is asked again later");
+                        waits.insert(granularity, retry);
                     }
                     sleep(self.shared, pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -226,6 +234,9 @@ impl<T: Transport> Work<'_, T> {
     fn tell_health(&self, failed_before: bool) {
         self.health(match self.refused.values().next() {
             Some(kind) => Health::Failing((*kind).to_owned()),
+            None if self.unpublished > 0 => {
+                Health::Failing("what was polled last could not be published".to_owned())
+            }
             None if failed_before => Health::Failing("the last poll failed".to_owned()),
             None => Health::Ready,
         });
@@ -266,7 +277,7 @@ impl<T: Transport> Work<'_, T> {
             let hint = "AWS answered with an older date than before: harmless once, else ask what answers";
             warn!(connection, rows = counts.stale, hint, "rows older than what was published were left out");
         }
-        self.polled = true;
+        (self.polled, self.unpublished) = (true, 0);
         for poll in &report.polled {
             match &poll.outcome {
                 Outcome::Failed(error)

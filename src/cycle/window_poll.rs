@@ -295,6 +295,8 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                     let state = self.recover(&error).await?;
                     if closing.as_ref() == Some(&state) {
                         // It was stored, and only the answer was lost.
+                        self.context.metrics.classified(&counts);
+                        self.counts += counts;
                         return Ok(ControlFlow::Continue(()));
                     }
                     if !self.is_ours(&state) {

@@ -357,7 +357,11 @@ impl Forwarder {
         for ((_, ticket, parcel), outcome) in unit.iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered => {}
-                Outcome::Failed(failure) => self.put_aside(*ticket, parcel, failure).await?,
+                Outcome::Failed(failure) => {
+                    if !self.put_aside(*ticket, parcel, failure).await? {
+                        return Ok(());
+                    }
+                }
                 Outcome::Moved(answer) => {
                     return Err(ForwardError::Moved { endpoint: self.label.clone(), answer });
                 }
@@ -370,34 +374,46 @@ impl Forwarder {
         Ok(())
     }
 
+    /// Puts an event among the dead letters; false where it was told to stop before they took it.
     async fn put_aside(
         &mut self,
         ticket: Ticket,
         parcel: &Parcel,
         failure: endpoint::Failure,
-    ) -> Result<(), ForwardError> {
+    ) -> Result<bool, ForwardError> {
         let (id, key) = (parcel.attribute("id"), parcel.attribute("partitionkey"));
         let Some(dead_letters) = &self.dead_letters else {
             return Err(ForwardError::Undelivered { endpoint: self.label.clone(), id, key, failure });
         };
         let now = self.endpoint.clock.now();
         let label = Label::new(now, (self.config.name.as_str(), &self.label), &failure, ticket);
-        let mut told = false;
+        let (began, mut told) = (Instant::now(), None::<Instant>);
         while let Err(error) = dead_letters.write(&label, (&id, &key), &parcel.json).await {
-            let stopped = self.endpoint.stop.is_cancelled();
-            if stopped || !dead_letters.come_back() || !error.kind.may_pass() {
+            // Who is to end by itself does not wait for ever.
+            let over = self.config.bound != Bound::Follow && began.elapsed() >= REPORT;
+            if over || !dead_letters.come_back() || !error.kind.may_pass() {
                 return Err(ForwardError::DeadLetter(error));
             }
-            if !std::mem::replace(&mut told, true) {
+            if self.endpoint.stop.is_cancelled() {
+                warn!(id, key, "a dead letter is not written; the next start tries the event again: {error}");
+                return Ok(false);
+            }
+            if told.is_none_or(|told| told.elapsed() >= REPORT) {
+                told = Some(Instant::now());
                 warn!(id, key, "a dead letter is not written yet: {error}");
+                let health = Health::Failing("dead letters cannot be written".to_owned());
+                self.endpoint.readiness.set(&self.endpoint.name, health);
             }
             timeout(PAUSE, self.endpoint.stop.cancelled()).await.ok();
+        }
+        if told.is_some() {
+            self.endpoint.readiness.set(&self.endpoint.name, Health::Ready);
         }
         let (reason, attempts) = (&failure.reason, failure.attempts);
         warn!(id, key, attempts, "an event is among the dead letters: {reason}");
         self.counts.dead_letters += 1;
         self.endpoint.metrics.forwarded("dead_letter", 1);
-        Ok(())
+        Ok(true)
     }
 
     async fn commit_all(&mut self) -> Result<(), TransportError> {

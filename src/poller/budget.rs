@@ -119,9 +119,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Midnight passes twice then, and the budget of a day is there once.
+    /// Midnight passes twice then, and the budget of the day it begins is there once.
     #[test]
-    fn a_clock_set_back_over_midnight_forgets_nothing() {
+    fn a_clock_set_back_over_midnight_stays_on_the_later_day() {
         let mut spent = Spent::default();
         spent.add(at("2026-03-31T23:59:00Z"), 3);
         spent.add(at("2026-04-01T00:01:00Z"), 2);

@@ -363,19 +363,21 @@ fn nats_dead_letters_are_events_on_another_subject() {
 fn nats_dead_letters_wait_for_their_stream() {
     let stream = Stream::new();
     stream.write(&events(3, 1), ContentMode::Structured);
-    let (sender, asked) = std::sync::mpsc::channel();
+    // Refused once the stream is gone, and asked to wait until then.
+    let gone = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let refuses = std::sync::Arc::clone(&gone);
     let endpoint = Endpoint::start(move |_| {
-        sender.send(()).ok();
-        answer(422).after(Duration::from_secs(1))
+        answer(if refuses.load(std::sync::atomic::Ordering::SeqCst) { 422 } else { 503 })
     });
     let home = stream.home();
     let running =
         home.start(&["--name", "w", "--endpoint", &endpoint.url(), "--dead-letter", "subject:dead.billing"]);
-    asked.recv_timeout(crate::DEADLINE).unwrap();
+    eventually("it is asked", || !endpoint.calls().is_empty());
     runtime().block_on(async {
         stream.server.jetstream().await.delete_stream("DEAD").await.unwrap();
     });
-    std::thread::park_timeout(Duration::from_secs(4));
+    gone.store(true, std::sync::atomic::Ordering::SeqCst);
+    std::thread::park_timeout(Duration::from_secs(8));
     let letters = runtime().block_on(async {
         let js = stream.server.jetstream().await;
         let config = jetstream::stream::Config {

@@ -330,7 +330,8 @@ impl Clients {
                     wait(Duration::from_millis(50));
                 }
                 Err(error) if self.is_settling(&error) => {
-                    // Said for so long, and perhaps not true in a moment: topics are looked for elsewhere.
+                    // Said for so long, and perhaps not true in a moment. Whether there is such a topic at all
+                    // is found out where its metadata is read.
                     let failed = fail(&error);
                     return Err(
                         TransportError::new(Kind::Unavailable, failed.message).with_hint(OUT_OF_REACH)

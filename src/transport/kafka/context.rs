@@ -2,7 +2,10 @@
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,14 +14,14 @@ use rdkafka::{
     client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode as Code},
     types::RDKafkaRespErr,
 };
 use tracing::{debug, warn};
 
 use super::{
-    client::{REQUEST, TRANSACTION, wait},
-    errors::{TOPIC_DENIED, all_answered, is_settling},
+    client::{REQUEST, wait},
+    errors::{TOPIC_DENIED, all_answered, code, is_settling},
     token::Tokens,
 };
 use crate::{
@@ -30,6 +33,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub(super) struct Context {
     complaint: Arc<Mutex<Option<(Instant, String)>>>,
+    /// Nothing more is asked.
+    closed: Arc<AtomicBool>,
     pub(super) tokens: Option<Arc<Tokens>>,
 }
 
@@ -37,9 +42,12 @@ pub(super) struct Context {
 /// every 30 seconds.
 const FRESH: Duration = Duration::from_secs(35);
 
+/// So long the group is asked where to read on: it counts as gone who does not poll for five minutes.
+const LONGEST: Duration = Duration::from_mins(4);
+
 impl Context {
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, TransportError> {
-        Ok(Self { tokens: Tokens::of(config)?.map(Arc::new), complaint: Arc::default() })
+        Ok(Self { tokens: Tokens::of(config)?.map(Arc::new), ..Self::default() })
     }
 
     pub(super) fn complaint(&self) -> Option<String> {
@@ -62,8 +70,9 @@ impl Context {
         self.tokens.as_ref().and_then(|tokens| tokens.not_renewed())
     }
 
-    /// No client asks for a token from now on.
+    /// No client asks for a token from now on, or where a group is to read on.
     pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         if let Some(tokens) = &self.tokens {
             tokens.close();
         }
@@ -134,8 +143,7 @@ impl ConsumerContext for Context {
         partitions: &mut TopicPartitionList,
     ) {
         let done = if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            let committed = committed(consumer, partitions)
-                .inspect_err(|error| warn!(%error, "where to read on is not known yet"));
+            let committed = committed(consumer, partitions);
             consumer.incremental_assign(committed.as_ref().unwrap_or(partitions))
         } else {
             consumer.incremental_unassign(partitions)
@@ -146,17 +154,24 @@ impl ConsumerContext for Context {
     }
 }
 
-/// Partitions with the group's offsets; what is new to the group begins at its beginning. Called by the
-/// thread that polls, which other members wait for.
+/// Partitions with the group's offsets; what is new to the group begins at its beginning. Asked until it is
+/// known, by the thread that polls.
 fn committed(
     consumer: &BaseConsumer<Context>,
     partitions: &TopicPartitionList,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let deadline = Instant::now() + TRANSACTION;
-    loop {
+    let deadline = Instant::now() + LONGEST;
+    let may_pass = |error: &KafkaError| {
+        is_settling(error)
+            || matches!(code(error), Some(Code::OperationTimedOut | Code::BrokerTransportFailure))
+    };
+    while !consumer.context().closed.load(Ordering::Relaxed) {
         match consumer.committed_offsets(partitions.clone(), REQUEST).and_then(all_answered) {
-            Err(error) if is_settling(&error) && Instant::now() < deadline => wait(Duration::from_millis(50)),
-            Err(error) => return Err(error),
+            Err(error) if may_pass(&error) && Instant::now() < deadline => wait(Duration::from_millis(50)),
+            Err(error) => {
+                warn!(%error, "where to read on is not known");
+                return Err(error);
+            }
             Ok(known) => {
                 for mut partition in known.elements() {
                     if partition.offset() == Offset::Invalid {
@@ -167,6 +182,7 @@ fn committed(
             }
         }
     }
+    Err(KafkaError::Canceled)
 }
 
 /// Why a broker let nobody in, from librdkafka's words.

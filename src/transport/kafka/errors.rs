@@ -54,7 +54,8 @@ pub(super) fn is_no_topic(error: &KafkaError) -> bool {
 }
 
 /// Whether a partition is without its leader, or a group without its coordinator, for a moment: just
-/// created, or moved to another broker. A partition without one is unknown to librdkafka.
+/// created, or moved to another broker. librdkafka calls a partition without a leader unknown, and so does
+/// a broker of one that it does not know yet to be its own.
 pub(super) fn is_settling(error: &KafkaError) -> bool {
     matches!(
         code(error),

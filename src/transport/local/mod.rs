@@ -34,13 +34,13 @@ pub struct Local(Arc<Mutex<Inner>>);
 struct Inner {
     store: Store,
     output: Output,
-    /// The scopes this process has recovered.
-    known: HashSet<String>,
+    /// The scopes this process has written: a claim there is its own.
+    written: HashSet<String>,
 }
 
 impl Inner {
     fn new(store: Store, output: Output) -> Self {
-        Self { store, output, known: HashSet::new() }
+        Self { store, output, written: HashSet::new() }
     }
 }
 
@@ -121,7 +121,7 @@ impl Transport for Local {
             .blocking(move |inner| {
                 inner.output.drain(&mut inner.store)?;
                 let mut state = inner.store.recover(&scope, &mut taken)?;
-                if inner.known.insert(scope) {
+                if !inner.written.contains(&scope) {
                     // Whoever left a claim is gone: this process holds the lock.
                     state.claim = None;
                 }
@@ -144,6 +144,7 @@ impl Transport for Local {
             }
             let numbers = inner.store.commit(&batch.scope, &batch.connection, &events)?;
             drop(events);
+            inner.written.insert(batch.scope);
             // Stored from here on: whatever fails now, the outbox has the events.
             inner
                 .output

@@ -411,6 +411,7 @@ async fn a_claim_lasts_as_long_as_the_process() {
         let local = Local::connect(&folder.config()).unwrap();
         let recover = async || local.recover(&scope(), &mut Ledger::new()).await.unwrap().claim.is_some();
         assert!(!recover().await, "whoever left one is gone");
+        assert!(!recover().await, "as often as it is looked at");
         local.publish(claimed()).await.unwrap();
         assert!(recover().await, "it is this process's");
     }

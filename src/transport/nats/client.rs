@@ -202,9 +202,12 @@ pub(super) fn refusal(what: &str, error: &ApiError) -> TransportError {
         // Its servers are being restarted, or have more to do than they can.
         ErrorCode::STREAM_OFFLINE
         | ErrorCode::CONSUMER_OFFLINE
-        | ErrorCode::CONSUMER_CREATE
         | ErrorCode::CONSUMER_STORE_FAILED
         | ErrorCode::STREAM_TOO_MANY_REQUESTS => (Kind::Unavailable, None),
+        // Of anything that keeps it from making one.
+        ErrorCode::CONSUMER_CREATE if error.code() >= 500 => {
+            (Kind::Unavailable, Some("where that stays so, the server's log says why it makes no consumer"))
+        }
         _ if error.code() == 503 => (Kind::Unavailable, None),
         _ => (Kind::Rejected, None),
     };

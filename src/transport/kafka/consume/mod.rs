@@ -93,6 +93,13 @@ pub(crate) async fn read_events(
     }
 }
 
+/// Whoever reads under the name is done.
+impl Drop for KafkaPosition {
+    fn drop(&mut self) {
+        self.source.clients.close();
+    }
+}
+
 impl KafkaPosition {
     /// Commits the offset behind a record.
     pub(crate) async fn commit(&mut self, place: &Place) -> Result<(), TransportError> {
@@ -319,6 +326,7 @@ impl Reading {
                 let deadline = Instant::now() + REQUEST;
                 loop {
                     match partitions_of(&self.source, &other, self.options.partition) {
+                        Err(_) if self.feed.is_closed() => return Ok(()),
                         Err(error) if error.kind == Kind::Rejected && Instant::now() < deadline => {
                             wait(LOOK);
                         }
