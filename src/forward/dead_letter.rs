@@ -1,6 +1,7 @@
 //! Where events go that the endpoint did not take: a file, a topic or a subject.
 //!
-//! An event is in it, durably, before the position passes it. After a crash, or an acknowledgement that was lost, it may be in it twice.
+//! An event is in it, durably, before the position passes it. After a crash, or an acknowledgement that
+//! was lost, it may be in it twice.
 
 use std::{
     fs::{self, File, OpenOptions},
