@@ -377,7 +377,11 @@ fn nats_dead_letters_wait_for_their_stream() {
         stream.server.jetstream().await.delete_stream("DEAD").await.unwrap();
     });
     gone.store(true, std::sync::atomic::Ordering::SeqCst);
-    std::thread::park_timeout(Duration::from_secs(8));
+    let is_refused =
+        || endpoint.calls().iter().any(|call| call.answered.is_some_and(|(_, status)| status == 422));
+    eventually("one is refused", is_refused);
+    // Time for its letter, which nobody takes.
+    std::thread::park_timeout(Duration::from_secs(4));
     let letters = runtime().block_on(async {
         let js = stream.server.jetstream().await;
         let config = jetstream::stream::Config {
