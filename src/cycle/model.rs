@@ -264,6 +264,25 @@ impl World {
         }
     }
 
+    /// A poll that is claimed, and a page paid for.
+    async fn paid<'a>(
+        &self,
+        context: &'a Context<'a, Memory>,
+        ledger: &'a mut Ledger,
+    ) -> WindowPoll<'a, Memory> {
+        let state = self.log.recover("", ledger).await.unwrap();
+        let window = Window::due(Granularity::Daily, self.clock.now(), 0, None);
+        let mut poll = WindowPoll::new(context, ledger, state, window);
+        assert!(poll.claim(1).await.unwrap().is_continue());
+        poll.spent(1);
+        poll
+    }
+
+    /// What AWS answers now.
+    fn page(&self, records: Vec<CostRecord>) -> Page {
+        Page { records, group_names: BTreeMap::new(), observed_at: self.clock.now(), next: None }
+    }
+
     /// Whether the process died on the way.
     async fn drive(
         &self,

@@ -130,7 +130,9 @@ async fn what_cannot_be_published_is_not_paid_for_again_and_again() {
         polling(TransportConfig::Nats(server.config()), vec![connection("111122223333", &simulator)]);
     config.poll.interval = Duration::from_hours(8);
     let stop = CancellationToken::new();
-    let run = app::run(config, Nats::new(server.config()), world("one"), Mode::Service, stop.clone());
+    let world = world("one");
+    let readiness = world.readiness.clone();
+    let run = app::run(config, Nats::new(server.config()), world, Mode::Service, stop.clone());
     let stopper = async {
         let started = Instant::now();
         while simulator.bill().chargeable == 0 && started.elapsed() < Duration::from_mins(1) {
@@ -138,6 +140,8 @@ async fn what_cannot_be_published_is_not_paid_for_again_and_again() {
         }
         // It is tried again after one, two and four seconds.
         tokio::time::sleep(Duration::from_secs(9)).await;
+        let (ready, said) = readiness.report();
+        assert!(!ready && said.contains("could not be published"), "{said}");
         stop.cancel();
     };
     let (exit, ()) = tokio::join!(run, stopper);

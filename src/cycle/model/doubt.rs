@@ -6,28 +6,6 @@ impl World {
     fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.log.log.lock().unwrap().faults = faults.into_iter().collect();
     }
-
-    /// A poll that is claimed, and a page paid for.
-    async fn paid<'a>(
-        &self,
-        context: &'a Context<'a, Memory>,
-        ledger: &'a mut Ledger,
-    ) -> WindowPoll<'a, Memory> {
-        let state = self.log.recover("", ledger).await.unwrap();
-        let mut poll = WindowPoll::new(
-            context,
-            ledger,
-            state,
-            Window::due(Granularity::Daily, self.clock.now(), 0, None),
-        );
-        assert!(poll.claim(1).await.unwrap().is_continue());
-        poll.spent(1);
-        poll
-    }
-
-    fn page(&self, records: Vec<CostRecord>) -> Page {
-        Page { records, group_names: BTreeMap::new(), observed_at: self.clock.now(), next: None }
-    }
 }
 
 /// Taken for another process's, it would begin anew and be paid again.

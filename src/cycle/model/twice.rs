@@ -36,14 +36,9 @@ impl World {
     async fn answer(&self, pages: &[Vec<CostRecord>], ledger: &mut Ledger) -> bool {
         let context = self.context("a");
         let now = self.clock.now();
-        let state = self.log.recover("", ledger).await.unwrap();
-        let window = Window::due(Granularity::Daily, now, 0, None);
-        let mut poll = WindowPoll::new(&context, ledger, state, window);
-        assert!(poll.claim(1).await.unwrap().is_continue());
+        let mut poll = self.paid(&context, ledger).await;
         for records in pages {
-            let page =
-                Page { records: records.clone(), group_names: BTreeMap::new(), observed_at: now, next: None };
-            if let ControlFlow::Break(outcome) = poll.take(&page).await.unwrap() {
+            if let ControlFlow::Break(outcome) = poll.take(&self.page(records.clone())).await.unwrap() {
                 assert!(
                     matches!(&outcome, Outcome::Failed(error) if error.kind == FetchErrorKind::Malformed)
                 );
