@@ -207,10 +207,11 @@ async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: usize,
                         outgoing.record.period.label(),
                         outgoing.record.service
                     );
+                    let event = outgoing.event();
                     let mut record = outgoing.record;
                     record.place = Some((0, 1_234_567));
                     let value = record.to_json();
-                    (encode(outgoing.event, Binding::Kafka, ContentMode::Binary).unwrap(), key, value)
+                    (encode(event, Binding::Kafka, ContentMode::Binary).unwrap(), key, value)
                 })
                 .collect();
         let watch = Watch::start(server);

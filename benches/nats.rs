@@ -133,7 +133,8 @@ async fn bare(js: &jetstream::Context, name: &str, events: Vec<Outgoing>, from: 
         .into_iter()
         .enumerate()
         .map(|(n, outgoing)| {
-            let Outgoing { event, record, .. } = outgoing;
+            let event = outgoing.event();
+            let record = outgoing.record;
             let id = record.event_id.to_string();
             let wire = encode(event, Binding::Nats, ContentMode::Structured).unwrap();
             let subject = subject(name, &record, from + n);

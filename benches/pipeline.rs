@@ -334,7 +334,7 @@ impl Transport for Memory {
     async fn publish(&self, batch: Batch) -> Result<Vec<Delivery>, TransportError> {
         *self.0.lock().expect("no panic") = batch.connection;
         let encoded = batch.events.into_iter().map(|outgoing| {
-            black_box(structured_json(outgoing.event).expect("an event with data"));
+            black_box(structured_json(outgoing.event()).expect("an event with data"));
             black_box(outgoing.record.to_json());
             Delivery::Stored(0)
         });

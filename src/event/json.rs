@@ -68,7 +68,7 @@ impl<'a> Object<'a> {
 
 /// A JSON number.
 pub(crate) fn put_number(json: &mut Vec<u8>, value: i64) {
-    json.extend_from_slice(value.to_string().as_bytes());
+    serde_json::to_writer(json, &value).expect("a vector takes everything");
 }
 
 /// A JSON string. Nearly no text has anything to escape, and to see that is ten times as fast as to

@@ -15,7 +15,7 @@ pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::DateTime;
 use cloudevents::{EventBuilder as _, EventBuilderV10};
@@ -38,9 +38,13 @@ pub const SCHEMA_BASE: &str = "https://amazon-billing-source.github.io/schemas";
 /// The version that events name in `dataschema`; it grows with the shape of `data`.
 pub(crate) const SCHEMA_VERSION: &str = "1.0.0";
 
-/// Builds the events of one scope.
+/// Builds the events of one scope. A clone is another handle of the same.
 #[derive(Clone, Debug)]
-pub struct EventFactory {
+pub struct EventFactory(Arc<Recipe>);
+
+/// What the events of a scope have in common.
+#[derive(Debug)]
+struct Recipe {
     scope: Scope,
     /// The first segment of every key.
     segment: String,
@@ -52,38 +56,40 @@ pub struct EventFactory {
 impl EventFactory {
     /// The events of a scope, typed `<type_prefix>.daily` and `<type_prefix>.hourly`.
     pub fn new(scope: Scope, type_prefix: &str) -> Self {
-        Self {
+        Self(Arc::new(Recipe {
             segment: scope.segment(),
             scope,
             slugs: Slugs::default(),
             types: Granularity::ALL.map(|granularity| format!("{type_prefix}.{granularity}")),
             schemas: Granularity::ALL.map(schema_url),
-        }
+        }))
     }
 
     /// The scope the events belong to.
-    pub const fn scope(&self) -> &Scope {
-        &self.scope
+    pub fn scope(&self) -> &Scope {
+        &self.0.scope
     }
 
     /// The event that states a change. `group_names`: what AWS calls the group values.
     pub fn event(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
-        self.event_of(self.id(change), change, group_names)
+        let group_name = change.key.group.and_then(|group| group_names.get(group));
+        self.event_of(self.id(change), change, group_name.map(String::as_str))
     }
 
-    /// The same, where the change's id is known already.
-    pub fn event_of(&self, id: Uuid, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Event {
+    /// The same, where the change's id and the name of its group value are known already.
+    pub fn event_of(&self, id: Uuid, change: &Change<'_>, group_name: Option<&str>) -> Event {
+        let recipe = &*self.0;
         let granularity = change.key.period.granularity() as usize;
-        let subject = change.key.subject_by(&self.slugs);
-        let partition_key = change.key.partition_key_of(&self.segment, &subject);
-        let data = self.data(change, group_names);
+        let subject = change.key.subject_by(&recipe.slugs);
+        let partition_key = change.key.partition_key_of(&recipe.segment, &subject);
+        let data = self.data(change, group_name);
         EventBuilderV10::new()
             .id(id.to_string())
-            .source(&*self.scope.source)
-            .ty(&*self.types[granularity])
+            .source(&*recipe.scope.source)
+            .ty(&*recipe.types[granularity])
             .subject(subject)
             .time(chrono_time(change.observed_at))
-            .data_with_schema("application/json", self.schemas[granularity].clone(), data)
+            .data_with_schema("application/json", recipe.schemas[granularity].clone(), data)
             .extension("partitionkey", partition_key)
             .extension("revision", i64::from(change.revision))
             .extension("change", change.kind.name())
@@ -92,7 +98,8 @@ impl EventFactory {
     }
 
     /// `data`, member by member.
-    fn data(&self, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> String {
+    fn data(&self, change: &Change<'_>, group_name: Option<&str>) -> String {
+        let scope = self.scope();
         let period = change.key.period;
         let mut json = Vec::with_capacity(512);
         let mut data = Object::open(&mut json);
@@ -101,12 +108,12 @@ impl EventFactory {
         data.text("granularity", period.granularity().aws_name())
             .text("periodStart", &period.start_text())
             .text("periodEnd", &period.end_text())
-            .text("accountId", &self.scope.account)
+            .text("accountId", &scope.account)
             .flag("estimated", change.estimated);
-        if let (Some(group_by), Some(group)) = (&self.scope.group_by, change.key.group) {
+        if let (Some(group_by), Some(group)) = (&scope.group_by, change.key.group) {
             let group_by = group_by.to_string();
             put_one(data.value("groups"), &group_by, group);
-            if let Some(name) = group_names.get(group) {
+            if let Some(name) = group_name {
                 put_one(data.value("groupNames"), &group_by, name);
             }
         }
@@ -135,11 +142,11 @@ impl EventFactory {
             Some(text) => put_text(json, text),
             None => json.extend_from_slice(b"null"),
         };
-        let group_by = self.scope.group_by.as_ref().map(ToString::to_string);
+        let group_by = self.scope().group_by.as_ref().map(ToString::to_string);
         json.push(b'[');
-        put_text(&mut json, &self.scope.source);
+        put_text(&mut json, &self.scope().source);
         for text in [
-            Some(&*self.segment),
+            Some(&*self.0.segment),
             Some(change.key.period.granularity().name()),
             Some(&*change.key.period.label()),
             Some(change.key.service),

@@ -74,7 +74,11 @@ pub fn encode(
     let mut message = match mode {
         ContentMode::Binary => {
             let headers = Vec::with_capacity(12);
-            let writer = BinaryWriter { binding, message: WireMessage { headers, ..WireMessage::default() } };
+            let writer = BinaryWriter {
+                binding,
+                attributes: 0,
+                message: WireMessage { headers, ..WireMessage::default() },
+            };
             BinaryDeserializer::deserialize_binary(event, writer)?
         }
         ContentMode::Structured => {
@@ -162,6 +166,8 @@ fn rfc3339(time: &DateTime<Utc>) -> String {
 
 struct BinaryWriter {
     binding: Binding,
+    /// Headers that are no extension's.
+    attributes: usize,
     message: WireMessage,
 }
 
@@ -182,8 +188,10 @@ impl BinarySerializer<WireMessage> for BinaryWriter {
         Ok(self.put("specversion", MessageAttributeValue::String(version.as_str().to_owned())))
     }
 
-    fn set_attribute(self, name: &str, value: MessageAttributeValue) -> Result<Self> {
-        Ok(self.put(name, value))
+    fn set_attribute(mut self, name: &str, value: MessageAttributeValue) -> Result<Self> {
+        self = self.put(name, value);
+        self.attributes = self.message.headers.len();
+        Ok(self)
     }
 
     fn set_extension(self, name: &str, value: MessageAttributeValue) -> Result<Self> {
@@ -191,8 +199,8 @@ impl BinarySerializer<WireMessage> for BinaryWriter {
     }
 
     fn end_with_data(mut self, bytes: Vec<u8>) -> Result<WireMessage> {
-        // Extensions come from a hash map: sorted, equal events are equal messages.
-        self.message.headers.sort_unstable();
+        // They come from a hash map: sorted, equal events are equal messages.
+        self.message.headers[self.attributes..].sort_unstable();
         self.message.payload = bytes;
         Ok(self.message)
     }
@@ -202,29 +210,26 @@ impl BinarySerializer<WireMessage> for BinaryWriter {
     }
 }
 
-/// The attributes our events have, and their headers on Kafka and on NATS.
-const HEADERS: [(&str, &str, &str); 11] = [
-    ("specversion", "ce_specversion", "ce-specversion"),
-    ("id", "ce_id", "ce-id"),
-    ("source", "ce_source", "ce-source"),
-    ("type", "ce_type", "ce-type"),
-    ("subject", "ce_subject", "ce-subject"),
-    ("time", "ce_time", "ce-time"),
-    ("datacontenttype", "content-type", "ce-datacontenttype"),
-    ("dataschema", "ce_dataschema", "ce-dataschema"),
-    ("change", "ce_change", "ce-change"),
-    ("partitionkey", "ce_partitionkey", "ce-partitionkey"),
-    ("revision", "ce_revision", "ce-revision"),
-];
-
 /// The header of an attribute; only of one that is not ours it has to be made.
 fn header(binding: Binding, name: &str) -> Cow<'static, str> {
-    let known = HEADERS.iter().find(|(known, ..)| *known == name);
-    match (binding, known) {
-        (Binding::Kafka, Some((_, header, _))) | (Binding::Nats, Some((.., header))) => Cow::Borrowed(header),
-        (Binding::Kafka, None) => Cow::Owned(format!("ce_{name}")),
-        (Binding::Nats, None) => Cow::Owned(format!("ce-{name}")),
-    }
+    let known = match name {
+        "specversion" => ("ce_specversion", "ce-specversion"),
+        "id" => ("ce_id", "ce-id"),
+        "source" => ("ce_source", "ce-source"),
+        "type" => ("ce_type", "ce-type"),
+        "subject" => ("ce_subject", "ce-subject"),
+        "time" => ("ce_time", "ce-time"),
+        "datacontenttype" => ("content-type", "ce-datacontenttype"),
+        "dataschema" => ("ce_dataschema", "ce-dataschema"),
+        "change" => ("ce_change", "ce-change"),
+        "partitionkey" => ("ce_partitionkey", "ce-partitionkey"),
+        "revision" => ("ce_revision", "ce-revision"),
+        _ => {
+            let prefix = if binding == Binding::Kafka { "ce_" } else { "ce-" };
+            return Cow::Owned([prefix, name].concat());
+        }
+    };
+    Cow::Borrowed(if binding == Binding::Kafka { known.0 } else { known.1 })
 }
 
 struct Reader {
@@ -359,17 +364,17 @@ mod tests {
         let message = encode(event(), Binding::Kafka, ContentMode::Binary).unwrap();
         insta::assert_snapshot!(render(&message), @r#"
 key Some("111122223333/daily/2023-01-27/aws-lambda-37e22690b3")
-ce_change: revised
-ce_dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
-ce_id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
-ce_partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
-ce_revision: 2
-ce_source: cloud.amazon.billing
 ce_specversion: 1.0
+ce_id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
+ce_type: amazon.billing.daily
+ce_source: cloud.amazon.billing
+content-type: application/json
+ce_dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
 ce_subject: 2023-01-27/aws-lambda-37e22690b3
 ce_time: 2023-01-28T06:11:10Z
-ce_type: amazon.billing.daily
-content-type: application/json
+ce_change: revised
+ce_partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
+ce_revision: 2
 
 {"date":"2023-01-27","service":"AWS Lambda","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"DAILY","periodStart":"2023-01-27T00:00:00Z","periodEnd":"2023-01-28T00:00:00Z","accountId":"111122223333","estimated":true,"previous":{"amortizedCost":{"amount":"0.21","unit":"USD"},"unblendedCost":{"amount":"0.21","unit":"USD"},"estimated":true}}
 "#);
@@ -391,17 +396,17 @@ content-type: application/cloudevents+json; charset=UTF-8
         let message = encode(event(), Binding::Nats, ContentMode::Binary).unwrap();
         insta::assert_snapshot!(render(&message), @r#"
 key None
-ce-change: revised
+ce-specversion: 1.0
+ce-id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
+ce-type: amazon.billing.daily
+ce-source: cloud.amazon.billing
 ce-datacontenttype: application/json
 ce-dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
-ce-id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
-ce-partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
-ce-revision: 2
-ce-source: cloud.amazon.billing
-ce-specversion: 1.0
 ce-subject: 2023-01-27/aws-lambda-37e22690b3
 ce-time: 2023-01-28T06:11:10Z
-ce-type: amazon.billing.daily
+ce-change: revised
+ce-partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
+ce-revision: 2
 
 {"date":"2023-01-27","service":"AWS Lambda","amortizedCost":{"amount":"0.2672917174","unit":"USD"},"unblendedCost":{"amount":"0.2672917174","unit":"USD"},"granularity":"DAILY","periodStart":"2023-01-27T00:00:00Z","periodEnd":"2023-01-28T00:00:00Z","accountId":"111122223333","estimated":true,"previous":{"amortizedCost":{"amount":"0.21","unit":"USD"},"unblendedCost":{"amount":"0.21","unit":"USD"},"estimated":true}}
 "#);

@@ -16,10 +16,13 @@ pub(crate) use scan::Scan;
 pub use state_record::{RecordError, StateRecord};
 pub(crate) use stated::{StatedData, Stating};
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use compact_str::CompactString;
 
 use crate::{
-    dedup::{Change, ConnectionState, Ledger},
+    cost::Amounts,
+    dedup::{Change, ChangeKind, ConnectionState, Ledger},
     event::{Event, EventFactory},
     poller::Window,
 };
@@ -131,33 +134,38 @@ pub struct Batch {
     pub connection: ConnectionState,
 }
 
-/// One event and the state its key has once it is stored.
-#[derive(Debug)]
+/// One event and the state its key has once it is stored. The event is made where it is sent, so that a
+/// batch is held as figures and not as texts.
+#[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// The event; each transport encodes it for its binding and mode.
-    pub event: Event,
     /// The key's state.
     pub record: StateRecord,
     /// The place of the key's newest event when this one was decided, 0 for none: where each key is
     /// its own state, the log refuses the event if anything else is there by then.
     pub expected: u64,
+    kind: ChangeKind,
+    previous: Option<(Amounts, bool)>,
+    group_name: Option<CompactString>,
+    factory: EventFactory,
 }
 
 impl Outgoing {
-    /// The event of a change, and the state its key has then.
+    /// The event of a change, and the state its key has then. `group_names`: what AWS calls the group values.
     pub fn of(factory: &EventFactory, change: &Change<'_>, group_names: &BTreeMap<String, String>) -> Self {
-        let event_id = factory.id(change);
         Self {
-            event: factory.event_of(event_id, change, group_names),
             record: StateRecord {
                 period: change.key.period,
                 service: change.key.service.into(),
                 group: change.key.group.map(Into::into),
                 statement: change.statement(),
-                event_id,
+                event_id: factory.id(change),
                 place: None,
             },
             expected: 0,
+            kind: change.kind,
+            previous: change.previous.clone(),
+            group_name: change.key.group.and_then(|group| group_names.get(group)).map(Into::into),
+            factory: factory.clone(),
         }
     }
 
@@ -165,6 +173,21 @@ impl Outgoing {
     #[must_use]
     pub fn over(self, expected: u64) -> Self {
         Self { expected, ..self }
+    }
+
+    /// The event; each transport encodes it for its binding and mode.
+    pub fn event(&self) -> Event {
+        let StateRecord { statement, event_id, .. } = &self.record;
+        let change = Change {
+            key: self.record.key(),
+            kind: self.kind,
+            revision: statement.revision,
+            amounts: Cow::Borrowed(&statement.amounts),
+            estimated: statement.estimated,
+            observed_at: statement.observed_at,
+            previous: self.previous.clone(),
+        };
+        self.factory.event_of(*event_id, &change, self.group_name.as_deref())
     }
 }
 

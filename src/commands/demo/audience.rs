@@ -95,12 +95,13 @@ impl<T: Transport> Transport for Observed<T> {
             .events
             .iter()
             .filter_map(|outgoing| {
-                let text = |name| outgoing.event.extension(name).map(ToString::to_string);
+                let event = outgoing.event();
+                let text = |name| event.extension(name).map(ToString::to_string);
                 let statement = &outgoing.record.statement;
                 Some(Told {
                     key: text("partitionkey")?,
-                    line: structured_json(outgoing.event.clone()).ok()?,
                     change: text("change")?,
+                    line: structured_json(event).ok()?,
                     row: Row {
                         revision: statement.revision,
                         date: outgoing.record.period.date(),

@@ -19,34 +19,13 @@ use super::{
     record::RecordKey,
 };
 use crate::{
-    event::{Binding, ContentMode, Event, WireMessage, encode},
-    transport::{StateRecord, TransportError, TransportErrorKind as Kind},
+    event::{Binding, WireMessage, encode},
+    transport::{Outgoing, TransportError, TransportErrorKind as Kind},
 };
 
 /// What was complained of may be another client's, or another broker's: as long as acknowledgements
 /// arrive, nothing is given up.
 const SILENCE: Duration = Duration::from_secs(2);
-
-/// An event, encoded when it is first sent.
-pub(super) struct Entry {
-    event: Option<Event>,
-    message: WireMessage,
-}
-
-impl Entry {
-    pub(super) fn new(event: Event) -> Self {
-        Self { event: Some(event), message: WireMessage::default() }
-    }
-
-    fn message(&mut self, mode: ContentMode) -> Result<&WireMessage, TransportError> {
-        if let Some(event) = self.event.take() {
-            self.message = encode(event, Binding::Kafka, mode).map_err(|e| {
-                TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
-            })?;
-        }
-        Ok(&self.message)
-    }
-}
 
 /// How far the thread is that queues events, and whether it need go on.
 #[derive(Default)]
@@ -62,26 +41,36 @@ pub(super) enum QueueError {
 }
 
 impl Inner {
-    /// Queues the events that were not refused before; an event's number is its index. Returns those that
-    /// are refused without being sent.
+    pub(super) fn encode(&self, outgoing: &Outgoing) -> Result<WireMessage, TransportError> {
+        encode(outgoing.event(), Binding::Kafka, self.config.content_mode)
+            .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))
+    }
+
+    /// Queues the events that were not refused before, the first of which are encoded already if none was; an
+    /// event's number is its index. Returns those that are refused without being sent.
     pub(super) fn queue_events(
         &self,
         producer: &Producer,
-        entries: &mut [Entry],
+        batch: &[Outgoing],
+        ahead: Vec<WireMessage>,
         refused_before: &HashMap<usize, String>,
         progress: &Progress,
         deadline: Instant,
     ) -> Result<Vec<(usize, String)>, QueueError> {
         let topic = &*self.config.topic;
         let mut refused = Vec::new();
-        for (index, entry) in entries.iter_mut().enumerate() {
+        let mut ahead = ahead.into_iter();
+        for (index, outgoing) in batch.iter().enumerate() {
             if refused_before.contains_key(&index) {
                 continue;
             }
             if progress.given_up.load(Ordering::Relaxed) {
                 break;
             }
-            let message = entry.message(self.config.content_mode).map_err(QueueError::Encoding)?;
+            let message = match ahead.next() {
+                Some(message) => message,
+                None => self.encode(outgoing).map_err(QueueError::Encoding)?,
+            };
             let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
             for (key, value) in &message.headers {
                 headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
@@ -118,7 +107,7 @@ pub(super) struct Flow<'a> {
     scope: &'a str,
     /// Of the state topic.
     partition: i32,
-    records: &'a [StateRecord],
+    batch: &'a [Outgoing],
     deadline: Instant,
     /// Events of which is known what became of them.
     pub(super) settled: usize,
@@ -138,7 +127,7 @@ impl<'a> Flow<'a> {
         publish: &'a Inner,
         producer: &'a Producer,
         (scope, partition): (&'a str, i32),
-        records: &'a [StateRecord],
+        batch: &'a [Outgoing],
         deadline: Instant,
     ) -> Self {
         Self {
@@ -146,10 +135,10 @@ impl<'a> Flow<'a> {
             producer,
             scope,
             partition,
-            records,
+            batch,
             deadline,
             settled: 0,
-            places: Vec::with_capacity(records.len()),
+            places: Vec::with_capacity(batch.len()),
             states: 0,
             connection: None,
             refused: Vec::new(),
@@ -177,7 +166,7 @@ impl<'a> Flow<'a> {
     }
 
     fn acknowledged(&mut self, Acknowledgement { number, outcome }: Acknowledgement) {
-        let events = self.records.len();
+        let events = self.batch.len();
         if number < events {
             self.settled += 1;
         } else if number < 2 * events {
@@ -210,16 +199,16 @@ impl<'a> Flow<'a> {
     }
 
     fn send_state(&self, index: usize, place: (i32, u64)) -> Result<(), KafkaError> {
-        let record = &self.records[index];
+        let record = &self.batch[index].record;
         let (key, value) = (RecordKey::of(self.scope, record).to_json(), record.to_json_at(Some(place)));
-        let record = self.state_record(self.records.len() + index).key(&key).payload(&value);
+        let record = self.state_record(self.batch.len() + index).key(&key).payload(&value);
         send(self.producer, record, self.deadline)
     }
 
     /// The connection's state is last: with it the batch is complete.
     pub(super) fn send_connection(&self, value: &str) -> Result<(), KafkaError> {
         let key = RecordKey::connection(self.scope).to_json();
-        let record = self.state_record(2 * self.records.len()).key(&key).payload(value);
+        let record = self.state_record(2 * self.batch.len()).key(&key).payload(value);
         send(self.producer, record, self.deadline)
     }
 

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     panic::resume_unwind,
     sync::atomic::Ordering,
     thread,
@@ -18,7 +19,7 @@ use super::{
     Inner, Until,
     client::{REQUEST, TRANSACTION},
     errors::{OUT_OF_REACH, is_fenced},
-    flow::{Entry, Flow, Progress, QueueError},
+    flow::{Flow, Progress, QueueError},
     lock,
     producer::{Producer, settle},
     record::{ConnectionRecord, Read, Wanted, partition_of},
@@ -27,11 +28,15 @@ use super::{
 };
 use crate::{
     config::DeliveryMode,
-    transport::{Batch, Delivery, Outgoing, StateRecord, TransportError, TransportErrorKind as Kind},
+    event::WireMessage,
+    transport::{Batch, Delivery, Outgoing, TransportError, TransportErrorKind as Kind},
 };
 
 /// What to do where a replica is behind and nobody said whether that is why.
 const PERHAPS_TOO_FEW_IN_SYNC: &str = "perhaps fewer replicas are in sync than `min.insync.replicas` asks for; nothing is lost, it goes on when they are back";
+
+/// So many events are encoded while their producer is made: a fence takes some milliseconds.
+const AHEAD: usize = 4096;
 
 /// How often a batch is begun anew because the broker found a record too large.
 const TOO_LARGE_ATTEMPTS: usize = 100;
@@ -41,9 +46,9 @@ pub(super) struct Prepared {
     scope: String,
     partition: i32,
     from: u64,
-    entries: Vec<Entry>,
-    /// Each event's key's state.
-    records: Vec<StateRecord>,
+    events: Vec<Outgoing>,
+    /// The first of them, encoded while the producer was made.
+    ahead: Vec<WireMessage>,
     connection: ConnectionRecord,
     refused: HashMap<usize, String>,
     /// The poll goes on: it keeps its claim.
@@ -61,6 +66,8 @@ enum WriteError {
 struct Written {
     places: Vec<(i32, u64)>,
     end: u64,
+    /// How long the commit took.
+    commit: Duration,
 }
 
 /// One record each in the producer's batches, so that a refusal names its record.
@@ -85,15 +92,15 @@ impl Inner {
             }
             self.explained(error)
         })?;
-        let Prepared { scope, from, records, connection, refused, .. } = prepared;
+        let Prepared { scope, from, events, connection, refused, .. } = prepared;
         let mut view = self.view();
         for (partition, offset) in written.places {
             view.event(partition, offset);
         }
         view.note(scope.clone(), written.end - 1, connection);
-        let stored = refused.len() < records.len();
+        let stored = refused.len() < events.len();
         view.wrote(&scope, if stored { written.end } else { from }, written.end);
-        Ok((0..records.len())
+        Ok((0..events.len())
             .map(|index| match refused.get(&index) {
                 Some(reason) => Delivery::Rejected(reason.clone()),
                 None => Delivery::Stored(written.end),
@@ -108,9 +115,6 @@ impl Inner {
         };
         let from = batch.recovered_to.filter(|_| self.view().is_current(&batch.scope));
         let from = from.ok_or_else(not_recovered)?;
-        let outgoing = batch.events.into_iter();
-        let (entries, records) =
-            outgoing.map(|Outgoing { event, record, .. }| (Entry::new(event), record)).unzip();
         let more = batch.connection.claim.is_some();
         let lineage = self.view().record(&batch.scope).map(|(_, record)| record.lineage.clone());
         let lineage = lineage.unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -119,8 +123,8 @@ impl Inner {
             connection: ConnectionRecord::new(layout.state_partitions, lineage, batch.connection),
             scope: batch.scope,
             from,
-            entries,
-            records,
+            events: batch.events,
+            ahead: Vec::new(),
             refused: HashMap::new(),
             more,
         })
@@ -177,6 +181,13 @@ impl Inner {
     ) -> Result<Written, WriteError> {
         let id = self.transactional_id(&batch.scope);
         let largest = layout.largest.as_deref();
+        while packing == Packing::Many
+            && self.spares.is_coming(&id)
+            && batch.ahead.len() < AHEAD
+            && let Some(next) = batch.events.get(batch.ahead.len())
+        {
+            batch.ahead.push(self.encode(next).map_err(WriteError::Failed)?);
+        }
         let spare = self.spares.take(&id).filter(|_| packing == Packing::Many);
         let producer = if let Some(producer) = spare {
             producer
@@ -190,10 +201,10 @@ impl Inner {
         let next = batch.more.then(|| connect(&self.clients, &id, largest));
         let written = self.in_one(&producer, batch, packing);
         let_go(producer);
-        match next {
-            Some(next) if written.is_ok() => self.spares.fence(&self.clients, id, next),
-            Some(unneeded) => let_go(unneeded),
-            None => {}
+        match (next, &written) {
+            (Some(next), Ok(Written { commit, .. })) => self.spares.fence(&self.clients, id, next, *commit),
+            (Some(unneeded), Err(_)) => let_go(unneeded),
+            (None, _) => {}
         }
         written
     }
@@ -211,13 +222,15 @@ impl Inner {
             .begin_transaction()
             .map_err(|e| WriteError::Failed(self.clients.error("begin a transaction", &e)))?;
         let deadline = Instant::now() + TRANSACTION;
-        let written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
+        let mut written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
             // Nothing of it will ever be seen: aborted now, or by the next fence, or by the broker.
             if let Err(error) = producer.abort_transaction(REQUEST) {
                 debug!(%error, "could not abort");
             }
         })?;
+        let all_sent = Instant::now();
         self.commit(producer, deadline).map_err(WriteError::Failed)?;
+        written.commit = all_sent.elapsed();
         Ok(written)
     }
 
@@ -320,11 +333,13 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let failed = |e: &KafkaError| WriteError::Failed(self.clients.error("publish", e));
-        let Prepared { scope, partition, entries, records, connection, refused, .. } = batch;
-        let mut flow = Flow::new(self, producer, (scope, *partition), records, deadline);
+        let Prepared { scope, partition, events, ahead, connection, refused, .. } = batch;
+        let ahead = mem::take(ahead);
+        let mut flow = Flow::new(self, producer, (scope, *partition), events, deadline);
         let progress = Progress::default();
         let queued = thread::scope(|scope| {
-            let queueing = scope.spawn(|| self.queue_events(producer, entries, refused, &progress, deadline));
+            let queueing =
+                scope.spawn(|| self.queue_events(producer, events, ahead, refused, &progress, deadline));
             // Finished first: after that the number is final.
             flow.until(|flow| {
                 progress.given_up.fetch_or(flow.failure.is_some(), Ordering::Relaxed);
@@ -359,7 +374,7 @@ impl Inner {
         match flow {
             Flow { failure: Some(error), .. } => Err(failed(&error)),
             Flow { connection, places, .. } => {
-                Ok(Written { places, end: connection.map_or(0, |offset| offset + 1) })
+                Ok(Written { places, end: connection.map_or(0, |offset| offset + 1), commit: Duration::ZERO })
             }
         }
     }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,6 +19,11 @@ use crate::transport::{TransportError, TransportErrorKind as Kind};
 /// So long one is kept: a page of AWS takes seconds. After that nothing of a poll is left at the broker.
 const KEPT: Duration = Duration::from_secs(30);
 
+/// A broker ends a transaction after it has acknowledged the commit: markers in each partition, then its own
+/// record. A fence that comes before is refused, and librdkafka repeats it half a second later. So it waits as
+/// long as two more steps like the commit may take.
+const ENDING: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_millis(100);
+
 pub(super) type Making = JoinHandle<Result<Producer, TransportError>>;
 
 /// At most one per `transactional.id`.
@@ -25,13 +31,15 @@ pub(super) type Making = JoinHandle<Result<Producer, TransportError>>;
 pub(super) struct Spares(Arc<Mutex<HashMap<String, Making>>>);
 
 impl Spares {
-    /// Fences one that was connected, or is being connected.
-    pub(super) fn fence(&self, clients: &Clients, id: String, connecting: Making) {
+    /// Fences one that was connected, or is being connected; the commit before it took so long.
+    pub(super) fn fence(&self, clients: &Clients, id: String, connecting: Making, commit: Duration) {
         let (clients, of) = (clients.clone(), id.clone());
-        let making = tokio::task::spawn_blocking(move || {
+        let making = tokio::spawn(async move {
             let failed = |e| TransportError::new(Kind::Unknown, format!("a producer was not made: {e}"));
-            let connected = Handle::current().block_on(connecting).map_err(failed)??;
-            clients.fence(&of, connected)
+            tokio::time::sleep((2 * commit).clamp(*ENDING.start(), *ENDING.end())).await;
+            let connected = connecting.await.map_err(failed)??;
+            let fence = move || clients.fence(&of, connected);
+            tokio::task::spawn_blocking(fence).await.map_err(failed)?
         });
         let number = making.id();
         if let Some(old) = lock(&self.0).insert(id.clone(), making) {
@@ -45,6 +53,11 @@ impl Spares {
                 spares.remove(&id).into_iter().for_each(let_go);
             }
         });
+    }
+
+    /// Whether one is still being made.
+    pub(super) fn is_coming(&self, id: &str) -> bool {
+        lock(&self.0).get(id).is_some_and(|making| !making.is_finished())
     }
 
     /// The one that was made, if it came to anything.

@@ -20,7 +20,7 @@ use std::{
 use output::{LogFile, Output};
 use store::Store;
 
-use super::{Batch, Delivery, Outgoing, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
+use super::{Batch, Delivery, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
 use crate::{
     config::LocalConfig,
     dedup::{ConnectionState, Ledger},
@@ -136,11 +136,11 @@ impl Transport for Local {
         self.blocking(move |inner| {
             inner.store.expect_end(&batch.scope, batch.recovered_to)?;
             let mut events = Vec::with_capacity(batch.events.len());
-            for Outgoing { event, record, .. } in batch.events {
-                let line = structured_json(event).map_err(|e| {
+            for outgoing in batch.events {
+                let line = structured_json(outgoing.event()).map_err(|e| {
                     TransportError::new(Kind::Rejected, format!("could not encode an event: {e}"))
                 })?;
-                events.push((record, line));
+                events.push((outgoing.record, line));
             }
             let numbers = inner.store.commit(&batch.scope, &batch.connection, &events)?;
             drop(events);

@@ -130,7 +130,10 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let mut inner = lock(&local.0).unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let line = |outgoing: Outgoing| (outgoing.record, structured_json(outgoing.event).unwrap());
+        let line = |outgoing: Outgoing| {
+            let line = structured_json(outgoing.event()).unwrap();
+            (outgoing.record, line)
+        };
         let events: Vec<_> = batch.events.into_iter().map(line).collect();
         inner.store.commit(&batch.scope, &batch.connection, &events).unwrap();
         inner.store.checkpoint().unwrap();
@@ -169,7 +172,10 @@ async fn a_write_that_failed_is_gone_on_with() {
         let local = Local::connect(&folder.config()).unwrap();
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let line = |outgoing: Outgoing| (outgoing.record, structured_json(outgoing.event).unwrap());
+        let line = |outgoing: Outgoing| {
+            let line = structured_json(outgoing.event()).unwrap();
+            (outgoing.record, line)
+        };
         let events: Vec<_> = batch.events.into_iter().map(line).collect();
         let mut whole = fs::read(folder.path("out.jsonl")).unwrap();
         let mut there = whole.clone();

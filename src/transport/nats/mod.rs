@@ -290,9 +290,9 @@ struct Encoder {
 
 impl Encoder {
     fn encode(&self, outgoing: Outgoing) -> Result<(Item, HeaderMap), TransportError> {
-        let Outgoing { event, record, expected } = outgoing;
-        let message = encode(event, Binding::Nats, self.mode)
+        let message = encode(outgoing.event(), Binding::Nats, self.mode)
             .map_err(|e| TransportError::new(Kind::Rejected, format!("could not encode an event: {e}")))?;
+        let Outgoing { record, expected, .. } = outgoing;
         let item = Item {
             subject: self.subjects.of(&record.key()).into(),
             id: record.event_id,

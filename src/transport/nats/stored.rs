@@ -99,7 +99,7 @@ mod tests {
             let names = BTreeMap::from([("444455556666".to_owned(), "payments".to_owned())]);
             let outgoing = Outgoing::of(&factory, &change, &names);
             for mode in [ContentMode::Structured, ContentMode::Binary] {
-                let message = encode(outgoing.event.clone(), Binding::Nats, mode).unwrap();
+                let message = encode(outgoing.event(), Binding::Nats, mode).unwrap();
                 let mut headers = HeaderMap::new();
                 for (name, value) in &message.headers {
                     headers.insert(&**name, &**value);
