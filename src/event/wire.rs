@@ -73,12 +73,8 @@ pub fn encode(
     };
     let mut message = match mode {
         ContentMode::Binary => {
-            let headers = Vec::with_capacity(12);
-            let writer = BinaryWriter {
-                binding,
-                attributes: 0,
-                message: WireMessage { headers, ..WireMessage::default() },
-            };
+            let writer =
+                BinaryWriter { binding, attributes: Default::default(), extensions: SmallVec::new() };
             BinaryDeserializer::deserialize_binary(event, writer)?
         }
         ContentMode::Structured => {
@@ -166,43 +162,48 @@ fn rfc3339(time: &DateTime<Utc>) -> String {
 
 struct BinaryWriter {
     binding: Binding,
-    /// Headers that are no extension's.
-    attributes: usize,
-    message: WireMessage,
+    /// By [`ATTRIBUTE_ORDER`].
+    attributes: [Option<String>; ATTRIBUTE_ORDER.len()],
+    extensions: SmallVec<[(Cow<'static, str>, String); 4]>,
 }
 
 impl BinaryWriter {
-    fn put(mut self, name: &str, value: MessageAttributeValue) -> Self {
+    fn text(&self, value: MessageAttributeValue) -> String {
         let value = canonical(value);
-        let value = match self.binding {
+        match self.binding {
             Binding::Kafka => value,
             Binding::Nats => percent_encode(value),
-        };
-        self.message.headers.push((header(self.binding, name), value));
-        self
+        }
     }
 }
 
 impl BinarySerializer<WireMessage> for BinaryWriter {
     fn set_spec_version(self, version: SpecVersion) -> Result<Self> {
-        Ok(self.put("specversion", MessageAttributeValue::String(version.as_str().to_owned())))
+        self.set_attribute("specversion", MessageAttributeValue::String(version.as_str().to_owned()))
     }
 
     fn set_attribute(mut self, name: &str, value: MessageAttributeValue) -> Result<Self> {
-        self = self.put(name, value);
-        self.attributes = self.message.headers.len();
+        let Some(place) = ATTRIBUTE_ORDER.iter().position(|known| *known == name) else {
+            return self.set_extension(name, value);
+        };
+        self.attributes[place] = Some(self.text(value));
         Ok(self)
     }
 
-    fn set_extension(self, name: &str, value: MessageAttributeValue) -> Result<Self> {
-        Ok(self.put(name, value))
+    fn set_extension(mut self, name: &str, value: MessageAttributeValue) -> Result<Self> {
+        self.extensions.push((header(self.binding, name), self.text(value)));
+        Ok(self)
     }
 
     fn end_with_data(mut self, bytes: Vec<u8>) -> Result<WireMessage> {
+        let mut headers = Vec::with_capacity(12);
+        for (name, value) in ATTRIBUTE_ORDER.into_iter().zip(self.attributes) {
+            headers.extend(value.map(|value| (header(self.binding, name), value)));
+        }
         // They come from a hash map: sorted, equal events are equal messages.
-        self.message.headers[self.attributes..].sort_unstable();
-        self.message.payload = bytes;
-        Ok(self.message)
+        self.extensions.sort_unstable();
+        headers.extend(self.extensions);
+        Ok(WireMessage { key: None, headers, payload: bytes })
     }
 
     fn end(self) -> Result<WireMessage> {
@@ -366,12 +367,12 @@ mod tests {
 key Some("111122223333/daily/2023-01-27/aws-lambda-37e22690b3")
 ce_specversion: 1.0
 ce_id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
-ce_type: amazon.billing.daily
 ce_source: cloud.amazon.billing
-content-type: application/json
-ce_dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
+ce_type: amazon.billing.daily
 ce_subject: 2023-01-27/aws-lambda-37e22690b3
 ce_time: 2023-01-28T06:11:10Z
+content-type: application/json
+ce_dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
 ce_change: revised
 ce_partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
 ce_revision: 2
@@ -398,12 +399,12 @@ content-type: application/cloudevents+json; charset=UTF-8
 key None
 ce-specversion: 1.0
 ce-id: 7823fd7b-5c40-5921-83ae-9839171bc0fc
-ce-type: amazon.billing.daily
 ce-source: cloud.amazon.billing
-ce-datacontenttype: application/json
-ce-dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
+ce-type: amazon.billing.daily
 ce-subject: 2023-01-27/aws-lambda-37e22690b3
 ce-time: 2023-01-28T06:11:10Z
+ce-datacontenttype: application/json
+ce-dataschema: https://amazon-billing-source.github.io/schemas/amazon.billing.daily/1.0.0.json
 ce-change: revised
 ce-partitionkey: 111122223333/daily/2023-01-27/aws-lambda-37e22690b3
 ce-revision: 2
