@@ -276,3 +276,34 @@ impl fmt::Display for TransportError {
 }
 
 impl std::error::Error for TransportError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cost::GroupBy,
+        event::{structured_json, tests as fixtures},
+    };
+
+    /// What is made where it is sent is what was decided, to the byte, each time it is made.
+    #[test]
+    fn an_event_made_later_is_that_of_its_change() {
+        let mut scope = fixtures::scope();
+        scope.group_by = Some(GroupBy::Dimension("LINKED_ACCOUNT".to_owned()));
+        let factory = EventFactory::new(scope, "amazon.billing");
+        let names = BTreeMap::from([("444455556666".to_owned(), "payments".to_owned())]);
+        for kind in [ChangeKind::New, ChangeKind::Revised, ChangeKind::Removed] {
+            for group in [None, Some("444455556666"), Some("777788889999")] {
+                let mut change = fixtures::change("2023-01-27T13", "AWS Lambda");
+                (change.kind, change.key.group) = (kind, group);
+                change.previous = change.previous.filter(|_| kind != ChangeKind::New);
+                let expected = structured_json(factory.event(&change, &names)).unwrap();
+                let outgoing = Outgoing::of(&factory, &change, &names).over(17);
+                assert_eq!(outgoing.expected, 17);
+                for _ in 0..2 {
+                    assert_eq!(structured_json(outgoing.event()).unwrap(), expected, "{kind:?} {group:?}");
+                }
+            }
+        }
+    }
+}
