@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode, put_plain, put_text};
+use crate::event::{ATTRIBUTE_ORDER, Binding, percent_decode, put_text};
 
 /// So many bytes of lines lie together: memory that one thread takes and another gives back costs both of
 /// them a wait, and is asked for once in some hundred lines.
@@ -40,6 +40,7 @@ impl Lines {
             return Err(("it has no payload: a tombstone".to_owned(), Bytes::new()));
         };
         let mut attributes: SmallVec<[(Rank, &str, Cow<'_, str>); 12]> = SmallVec::new();
+        let mut next = 0;
         for (header, value) in headers {
             if header.eq_ignore_ascii_case("content-type") && is_structured(value) {
                 return match value.get(..29) {
@@ -64,7 +65,9 @@ impl Lines {
             let Some(value) = value else {
                 return Err((format!("its header `{header}` is no text"), owned(self, payload)));
             };
-            attributes.push((rank(name, 0), name, value));
+            let rank = rank(name, next);
+            next = rank.saturating_add(1);
+            attributes.push((rank, name, value));
         }
         if !attributes.iter().any(|(_, name, _)| *name == "specversion") {
             return Err(("it is no CloudEvent".to_owned(), owned(self, payload)));
@@ -86,51 +89,16 @@ impl Lines {
                 put_text(&mut line, value);
             }
         }
-        put_data(&mut line, payload);
+        line.extend_from_slice(b",\"data\":");
+        if has_line_feed(payload) {
+            line.extend(payload.iter().copied().map(spaced));
+        } else {
+            line.extend_from_slice(payload);
+        }
+        line.push(b'}');
         let whole = self.copy(&line);
         self.line = line;
         Ok(whole)
-    }
-
-    /// A binary record of Kafka with its headers in order and nothing in them to escape, as ours are: written
-    /// as they come. `None` for any other.
-    pub(crate) fn as_ours<'a>(
-        &mut self,
-        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-        payload: &[u8],
-    ) -> Option<Bytes> {
-        let line = &mut self.line;
-        line.clear();
-        let (mut next, mut before) = (0, "");
-        for (header, value) in headers {
-            let name = attribute(Binding::Kafka, header)?;
-            let rank = rank(name, next);
-            let in_order = if rank == Rank::MAX { name > before } else { rank >= next };
-            // `specversion` is the first.
-            if !in_order || next == 0 && rank != 0 || header == "content-type" && is_structured(value) {
-                return None;
-            }
-            next = rank.saturating_add(1);
-            if rank == Rank::MAX {
-                before = name;
-            }
-            line.push(if line.is_empty() { b'{' } else { b',' });
-            put_plain(line, name.as_bytes())?;
-            line.push(b':');
-            if name == "revision" && std::str::from_utf8(value).is_ok_and(is_number) {
-                line.extend_from_slice(value);
-            } else {
-                put_plain(line, value)?;
-            }
-        }
-        if line.is_empty() || payload.is_empty() || std::str::from_utf8(line).is_err() {
-            return None;
-        }
-        put_data(line, payload);
-        let line = std::mem::take(line);
-        let whole = self.copy(&line);
-        self.line = line;
-        Some(whole)
     }
 
     /// Bytes among those of other lines.
@@ -143,21 +111,10 @@ impl Lines {
     }
 }
 
-/// The last member, and the end of the line.
-fn put_data(line: &mut Vec<u8>, payload: &[u8]) {
-    line.extend_from_slice(b",\"data\":");
-    if has_line_feed(payload) {
-        line.extend(payload.iter().copied().map(spaced));
-    } else {
-        line.extend_from_slice(payload);
-    }
-    line.push(b'}');
-}
-
 /// The place of an attribute in a line; extensions come behind the others, by their names.
 type Rank = usize;
 
-/// `next` is looked at first.
+/// Headers of ours come in that order: the one behind the last is looked at first.
 fn rank(name: &str, next: Rank) -> Rank {
     if ATTRIBUTE_ORDER.get(next) == Some(&name) {
         return next;
@@ -231,48 +188,19 @@ mod tests {
         }
     }
 
-    /// Headers in order are written as they come; whatever they are, the line is the same.
     #[test]
     fn a_record_is_the_same_line_however_its_headers_lie() {
         let factory = EventFactory::new(fixtures::scope(), "amazon.billing");
         let event = factory.event(&fixtures::change("2023-01-27", "AWS Lambda"), &BTreeMap::new());
         let expected = structured_json(event.clone()).unwrap();
         let message = encode(event, Binding::Kafka, ContentMode::Binary).unwrap();
-        let as_ours = |message: &WireMessage| {
-            let headers = message.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
-            Lines::default().as_ours(headers, &message.payload)
-        };
-        assert_eq!(as_ours(&message).unwrap(), expected, "none of ours is taken the long way");
         for place in 0..message.headers.len() {
             for other in 0..place {
                 let mut moved = message.clone();
                 moved.headers.swap(place, other);
-                assert_eq!(as_ours(&moved), None);
                 assert_eq!(line(Binding::Kafka, &moved).unwrap(), expected);
             }
-            let mut twice = message.clone();
-            twice.headers.insert(place, message.headers[place].clone());
-            assert_eq!(as_ours(&twice), None);
-            let mut less = message.clone();
-            less.headers.remove(place);
-            let taken = as_ours(&less);
-            assert_eq!(taken.is_some(), place > 0, "all but `specversion` may be missing");
-            assert!(taken.is_none_or(|taken| line(Binding::Kafka, &less).unwrap() == taken));
-            for odd in ["a\"b", "\u{e9}", "\n", ""] {
-                let mut odd_value = message.clone();
-                odd_value.headers[place].1 = odd.to_owned();
-                let read: serde_json::Value =
-                    serde_json::from_slice(&line(Binding::Kafka, &odd_value).unwrap()).unwrap();
-                let name = attribute(Binding::Kafka, &message.headers[place].0).unwrap();
-                assert_eq!(read[name], odd, "{name}");
-            }
         }
-        let broken = [("ce_specversion", &b"1.0"[..]), ("ce_id", b"\xff")];
-        assert_eq!(Lines::default().as_ours(broken.into_iter(), b"{}"), None);
-        let structured = [("ce_specversion", &b"1.0"[..]), ("content-type", b"application/cloudevents+json")];
-        assert_eq!(Lines::default().as_ours(structured.into_iter(), b"{}"), None);
-        assert_eq!(Lines::default().as_ours([("ce_specversion", &b"1.0"[..])].into_iter(), b""), None);
-        assert_eq!(Lines::default().as_ours(std::iter::empty(), b"{}"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use hashbrown::HashMap;
@@ -116,8 +116,8 @@ pub fn slug(name: &str) -> String {
 }
 
 /// Slugs by their names: a page has the same few services and accounts on each of its days.
-#[derive(Clone, Debug, Default)]
-pub struct Slugs(Arc<Mutex<HashMap<Box<str>, Box<str>>>>);
+#[derive(Debug, Default)]
+pub struct Slugs(Mutex<HashMap<Box<str>, Box<str>>>);
 
 impl Slugs {
     /// So many are kept; names of tags can be without number.

@@ -136,7 +136,7 @@ pub struct Batch {
 
 /// One event and the state its key has once it is stored. The event is made where it is sent, so that a
 /// batch is held as figures and not as texts.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outgoing {
     /// The key's state.
     pub record: StateRecord,

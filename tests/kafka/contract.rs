@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use amazon_billing_source::{
     config::{DeliveryMode, LostState},
+    cost::slug,
     dedup::Claim,
     event::ContentMode,
     transport::{Delivery, Transport as _, TransportErrorKind as Kind, kafka::Kafka},
@@ -76,6 +77,32 @@ async fn a_process_does_not_conflict_with_itself() {
     }
     assert_eq!(process.kafka.connections().await.unwrap().len(), 1);
     assert_eq!(consume(&config.bootstrap_servers, &config.topic, COMMITTED).len(), 3);
+}
+
+/// While a poll goes on the next producer is made beside it, and the first events of the next batch are
+/// encoded until it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_encoded_ahead_are_sent_once_and_with_their_own_keys() {
+    let config = config(Broker::shared(), "ahead");
+    let mut process = Process::new(&config);
+    process.recover().await.unwrap();
+    process.state.claim = Some(Claim { instance: "a".into(), token: "t".into(), reserved: 1, renewed: 0 });
+    let services: Vec<String> = (0..3000).map(|number| format!("Service {number}")).collect();
+    let changes: Vec<_> = services.iter().map(|service| change(service, 1)).collect();
+    // Ready before, so that the producer is not.
+    let batch = process.batch(&changes);
+    process.publish(&[]).await.unwrap();
+    process.kafka.publish(batch).await.unwrap();
+    let records = consume(&config.bootstrap_servers, &config.topic, COMMITTED);
+    assert_eq!(records.len(), services.len());
+    assert_eq!(violations(&records), [""; 0]);
+    for record in &records {
+        let service = record.event["data"]["service"].as_str().unwrap();
+        assert!(record.key.ends_with(&format!("/{}", slug(service))), "{record:?}");
+    }
+    let mut restarted = Process::new(&config);
+    restarted.recover().await.unwrap();
+    assert_eq!(restarted.ledger.len(), services.len());
 }
 
 /// Two processes decided over the same view: the second is a conflict, also where the first only

@@ -66,8 +66,6 @@ enum WriteError {
 struct Written {
     places: Vec<(i32, u64)>,
     end: u64,
-    /// How long the commit took.
-    commit: Duration,
 }
 
 /// One record each in the producer's batches, so that a refusal names its record.
@@ -202,19 +200,20 @@ impl Inner {
         let written = self.in_one(&producer, batch, packing);
         let_go(producer);
         match (next, &written) {
-            (Some(next), Ok(Written { commit, .. })) => self.spares.fence(&self.clients, id, next, *commit),
+            (Some(next), Ok((_, commit))) => self.spares.fence(&self.clients, id, next, *commit),
             (Some(unneeded), Err(_)) => let_go(unneeded),
             (None, _) => {}
         }
-        written
+        written.map(|(written, _)| written)
     }
 
+    /// What was written, and how long its commit took.
     fn in_one(
         &self,
         producer: &Producer,
         batch: &mut Prepared,
         packing: Packing,
-    ) -> Result<Written, WriteError> {
+    ) -> Result<(Written, Duration), WriteError> {
         let end = self.proven_end(batch.partition).map_err(WriteError::Failed)?;
         self.prove_unchanged(batch, end).map_err(WriteError::Failed)?;
         self.clients.forget();
@@ -222,7 +221,7 @@ impl Inner {
             .begin_transaction()
             .map_err(|e| WriteError::Failed(self.clients.error("begin a transaction", &e)))?;
         let deadline = Instant::now() + TRANSACTION;
-        let mut written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
+        let written = self.write(producer, batch, packing, deadline).inspect_err(|_| {
             // Nothing of it will ever be seen: aborted now, or by the next fence, or by the broker.
             if let Err(error) = producer.abort_transaction(REQUEST) {
                 debug!(%error, "could not abort");
@@ -230,8 +229,7 @@ impl Inner {
         })?;
         let all_sent = Instant::now();
         self.commit(producer, deadline).map_err(WriteError::Failed)?;
-        written.commit = all_sent.elapsed();
-        Ok(written)
+        Ok((written, all_sent.elapsed()))
     }
 
     fn commit(&self, producer: &Producer, deadline: Instant) -> Result<(), TransportError> {
@@ -374,7 +372,7 @@ impl Inner {
         match flow {
             Flow { failure: Some(error), .. } => Err(failed(&error)),
             Flow { connection, places, .. } => {
-                Ok(Written { places, end: connection.map_or(0, |offset| offset + 1), commit: Duration::ZERO })
+                Ok(Written { places, end: connection.map_or(0, |offset| offset + 1) })
             }
         }
     }

@@ -55,6 +55,15 @@ fn batch(recovered_to: u64, changes: &[Change<'_>]) -> Batch {
     Batch { scope: factory.scope().id(), recovered_to: Some(recovered_to), events, connection }
 }
 
+/// As the outbox takes them.
+fn lines(events: Vec<Outgoing>) -> Vec<(StateRecord, Vec<u8>)> {
+    let line = |outgoing: Outgoing| {
+        let line = structured_json(outgoing.event()).unwrap();
+        (outgoing.record, line)
+    };
+    events.into_iter().map(line).collect()
+}
+
 fn scope() -> String {
     fixtures::scope().id()
 }
@@ -130,11 +139,7 @@ async fn a_file_never_gets_an_event_twice_wherever_the_write_was_torn() {
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let mut inner = lock(&local.0).unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let line = |outgoing: Outgoing| {
-            let line = structured_json(outgoing.event()).unwrap();
-            (outgoing.record, line)
-        };
-        let events: Vec<_> = batch.events.into_iter().map(line).collect();
+        let events = lines(batch.events);
         inner.store.commit(&batch.scope, &batch.connection, &events).unwrap();
         inner.store.checkpoint().unwrap();
     }
@@ -172,11 +177,7 @@ async fn a_write_that_failed_is_gone_on_with() {
         let local = Local::connect(&folder.config()).unwrap();
         local.publish(batch(0, &[change("Before", 1)])).await.unwrap();
         let batch = batch(1, &[change("Tax", 1), change("A", 1)]);
-        let line = |outgoing: Outgoing| {
-            let line = structured_json(outgoing.event()).unwrap();
-            (outgoing.record, line)
-        };
-        let events: Vec<_> = batch.events.into_iter().map(line).collect();
+        let events = lines(batch.events);
         let mut whole = fs::read(folder.path("out.jsonl")).unwrap();
         let mut there = whole.clone();
         let new: Vec<u8> = events.iter().flat_map(|(_, line)| [line, &b"\n"[..]].concat()).collect();

@@ -263,14 +263,9 @@ impl Reading {
 
     fn take(&mut self, message: &BorrowedMessage<'_>) {
         let offset = u64::try_from(message.offset()).unwrap_or(0);
-        let headers = || {
-            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            headers.filter_map(|header| Some((header.key, header.value?)))
-        };
-        let line = match message.payload().and_then(|payload| self.lines.as_ours(headers(), payload)) {
-            Some(line) => Ok(line),
-            None => self.lines.take(Binding::Kafka, headers(), message.payload(), Lines::copy),
-        };
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers = headers.filter_map(|header| Some((header.key, header.value?)));
+        let line = self.lines.take(Binding::Kafka, headers, message.payload(), Lines::copy);
         self.batch.push(Received::new(Place::of(message.partition(), offset), stored_at(message), line));
     }
 
