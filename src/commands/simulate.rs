@@ -122,6 +122,7 @@ async fn serve(
         page_size: args.page_size,
         recorded,
         external_id: args.external_id,
+        any_period: false,
     };
     let simulator = Simulator::start(options, clock.clone())
         .await

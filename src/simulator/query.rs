@@ -129,7 +129,7 @@ pub(super) struct Query {
 pub(super) enum Limits {
     /// As at AWS at an instant.
     At(Timestamp),
-    /// Only the order of start and end: recorded answers are of years ago.
+    /// Only the order of start and end: recorded answers are of years ago, and a caller may be ahead.
     Relaxed,
 }
 

@@ -48,7 +48,9 @@ impl Home {
     pub async fn new(kafka: KafkaConfig, days: i64) -> Self {
         let start = Clock::system().now() - SignedDuration::from_hours(24 * days);
         let clock = Clock::manual(start);
-        let simulator = Simulator::start(Options::default(), clock.clone()).await.unwrap();
+        // The program's clock is ahead, and its month may be the next one.
+        let options = Options { any_period: true, ..Options::default() };
+        let simulator = Simulator::start(options, clock.clone()).await.unwrap();
         Self { dir: tempfile::tempdir().unwrap(), simulator, clock, kafka }
     }
 
