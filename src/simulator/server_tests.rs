@@ -92,6 +92,17 @@ async fn an_answer_has_the_date_of_the_clock_and_a_request_id() {
 }
 
 #[tokio::test]
+async fn a_caller_may_be_ahead_only_where_any_period_is_taken() {
+    let body = r#"{"TimePeriod": {"Start": "2026-09-01", "End": "2026-10-02"}, "Granularity": "DAILY",
+                   "Metrics": ["UnblendedCost"]}"#;
+    for (any_period, status) in [(false, 400), (true, 200)] {
+        let simulator = start(Options { any_period, ..Options::default() }, NOW).await;
+        let answer = http(&simulator, &signed("us-east-1"), body).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn totals_and_groups_exclude_each_other() {
     let simulator = start(Options::default(), NOW).await;
     let days = ("2026-09-01", "2026-09-03");

@@ -57,8 +57,8 @@ impl Home {
         self.dir.path().join(name)
     }
 
-    /// So many times [`Home::poll`]; `between` is called before each with its
-    /// number. In the third one rows begin to be missing.
+    /// So many times [`Home::poll`]; `between` is called before each with its number. In the third one rows
+    /// begin to be missing.
     pub fn polls(&self, count: usize, mut between: impl FnMut(usize)) {
         for number in 0..count {
             between(number);
