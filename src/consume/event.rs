@@ -5,9 +5,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use smallvec::SmallVec;
-
-use super::Segments;
+use super::{Segments, shape::Fitted};
 use crate::{
     cost::Granularity,
     event::{SCHEMA_BASE, SCHEMA_VERSION, members},
@@ -19,11 +17,20 @@ const REQUIRED: [&str; 7] = ["id", "source", "type", "subject", "time", "partiti
 /// An event of this program, borrowed from the message it came in.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
-    line: &'a [u8],
-    attributes: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 12]>,
+    line: &'a str,
+    attributes: Attributes<'a>,
     data: &'a str,
     granularity: Granularity,
     revision: u32,
+}
+
+/// Attributes, with their canonical texts, in the order of the message.
+#[derive(Clone, Debug)]
+enum Attributes<'a> {
+    /// Taken apart.
+    Apart(Vec<(Cow<'a, str>, Cow<'a, str>)>),
+    /// Where a shape says that they are.
+    Fitted(Fitted<'a>),
 }
 
 /// Why a message is no event of this program, or none it can read.
@@ -49,10 +56,29 @@ impl<'a> Event<'a> {
     /// # Errors
     /// When it is none of this program, or of a type or version this program does not know.
     pub fn read(line: &'a [u8]) -> Result<Self, NotOurs> {
+        Self::parse(Self::text(line)?)
+    }
+
+    /// A line as text.
+    pub(super) fn text(line: &'a [u8]) -> Result<&'a str, NotOurs> {
+        std::str::from_utf8(line).map_err(|e| NotOurs(format!("it is no UTF-8: {e}")))
+    }
+
+    /// An event that fits a shape; `None` where its revision is none.
+    pub(super) fn fitted(
+        line: &'a str,
+        fitted: Fitted<'a>,
+        data: &'a str,
+        granularity: Granularity,
+    ) -> Option<Self> {
+        let revision = fitted.get("revision").and_then(revision)?;
+        Some(Self { line, attributes: Attributes::Fitted(fitted), data, granularity, revision })
+    }
+
+    /// Takes a text apart.
+    pub(super) fn parse(text: &'a str) -> Result<Self, NotOurs> {
         let no = |why: String| NotOurs(why);
-        let text = std::str::from_utf8(line).map_err(|e| no(format!("it is no UTF-8: {e}")))?;
-        let attributes = SmallVec::new();
-        let mut event = Self { line, attributes, data: "", granularity: Granularity::Daily, revision: 0 };
+        let mut attributes = Vec::with_capacity(12);
         let mut data = None;
         let mut seen = 0_u8;
         let mut problem = None;
@@ -74,69 +100,53 @@ impl<'a> Event<'a> {
             {
                 seen |= 1 << place;
             }
-            event.attributes.push((name, value));
+            attributes.push((name, value));
         });
         whole.map_err(|at| no(format!("it is no JSON object: byte {at}")))?;
         if let Some(problem) = problem {
             return Err(no(problem));
         }
-        event.check_version()?;
+        let get = |name: &str| {
+            attributes.iter().find(|(known, _)| known == name).map(|(_, value): &(_, Cow<'_, str>)| &**value)
+        };
+        let granularity = check_version(get)?;
         if let Some(missing) = (0..REQUIRED.len()).find(|place| seen & (1 << place) == 0) {
             return Err(no(format!("it has no `{}`", REQUIRED[missing])));
         }
-        let revision = event.get("revision").unwrap_or_default();
-        event.revision = revision
-            .parse()
-            .ok()
-            .filter(|revision| *revision > 0)
-            .ok_or_else(|| no(format!("its revision `{revision}` is no number from 1")))?;
-        event.data = match data {
+        let stated = get("revision").unwrap_or_default();
+        let revision =
+            revision(stated).ok_or_else(|| no(format!("its revision `{stated}` is no number from 1")))?;
+        let data = match data {
             Some(data) if data.starts_with('{') => data,
             _ => return Err(no("its data is no JSON object".to_owned())),
         };
-        Ok(event)
+        Ok(Self { line: text, attributes: Attributes::Apart(attributes), data, granularity, revision })
     }
 
-    /// That it is of a type and version this program reads.
-    fn check_version(&mut self) -> Result<(), NotOurs> {
-        match self.get("specversion") {
-            Some("1.0") => {}
-            Some(other) => {
-                return Err(NotOurs(format!("its CloudEvents version is `{other}`; this program reads 1.0")));
-            }
-            None => return Err(NotOurs("it is no CloudEvent".to_owned())),
-        }
-        let ty = self.get("type").unwrap_or_default();
-        let schema = self.get("dataschema").unwrap_or_default();
-        let Some(schema) = schema.strip_prefix(SCHEMA_BASE).and_then(|rest| rest.strip_prefix('/')) else {
-            return Err(NotOurs(format!("it is a CloudEvent of another program: type `{ty}`")));
-        };
-        let (name, version) = schema.split_once('/').unwrap_or((schema, ""));
-        let granularity = name.strip_prefix("amazon.billing.").and_then(Granularity::from_name);
-        let Some(granularity) = granularity else {
-            return Err(NotOurs(format!("its type `{name}` is not known to this version of the program")));
-        };
-        // Another minor version only adds members.
-        let major = |version: &'static str| version.split('.').next().unwrap_or_default();
-        if version.split('.').next() != Some(major(SCHEMA_VERSION)) {
-            let version = version.trim_end_matches(".json");
-            return Err(NotOurs(format!(
-                "its schema `{name}` has version {version}; this program reads {SCHEMA_VERSION}"
-            )));
-        }
-        self.granularity = granularity;
-        Ok(())
+    /// Whether both say the same.
+    pub(super) fn is_read_as(&self, other: &Self) -> bool {
+        self.attributes().eq(other.attributes())
+            && (self.line, self.data, self.granularity, self.revision)
+                == (other.line, other.data, other.granularity, other.revision)
     }
 
     /// An attribute in its canonical text: `revision` is `2`, also where it is a number.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
+        match &self.attributes {
+            Attributes::Apart(apart) => {
+                apart.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+            }
+            Attributes::Fitted(fitted) => fitted.get(name),
+        }
     }
 
     /// Every attribute that is set, extensions included, with its canonical text, in the order of
     /// the message.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.attributes.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+        (0..).map_while(|place| match &self.attributes {
+            Attributes::Apart(apart) => apart.get(place).map(|(name, value)| (&**name, &**value)),
+            Attributes::Fitted(fitted) => fitted.nth(place),
+        })
     }
 
     /// `id`.
@@ -166,7 +176,7 @@ impl<'a> Event<'a> {
 
     /// The whole event in the JSON event format.
     pub const fn json(&self) -> &'a [u8] {
-        self.line
+        self.line.as_bytes()
     }
 
     /// The account, the granularity, the period's label, the service's slug and the second group's:
@@ -174,6 +184,41 @@ impl<'a> Event<'a> {
     pub fn segments(&self) -> Segments<'_> {
         Segments::of(self.key())
     }
+}
+
+/// That an event with these attributes is of a type and version this program reads; hourly or daily.
+fn check_version<'e>(get: impl Fn(&str) -> Option<&'e str>) -> Result<Granularity, NotOurs> {
+    match get("specversion") {
+        Some("1.0") => {}
+        Some(other) => {
+            return Err(NotOurs(format!("its CloudEvents version is `{other}`; this program reads 1.0")));
+        }
+        None => return Err(NotOurs("it is no CloudEvent".to_owned())),
+    }
+    let ty = get("type").unwrap_or_default();
+    let schema = get("dataschema").unwrap_or_default();
+    let Some(schema) = schema.strip_prefix(SCHEMA_BASE).and_then(|rest| rest.strip_prefix('/')) else {
+        return Err(NotOurs(format!("it is a CloudEvent of another program: type `{ty}`")));
+    };
+    let (name, version) = schema.split_once('/').unwrap_or((schema, ""));
+    let granularity = name.strip_prefix("amazon.billing.").and_then(Granularity::from_name);
+    let Some(granularity) = granularity else {
+        return Err(NotOurs(format!("its type `{name}` is not known to this version of the program")));
+    };
+    // Another minor version only adds members.
+    let major = |version: &'static str| version.split('.').next().unwrap_or_default();
+    if version.split('.').next() != Some(major(SCHEMA_VERSION)) {
+        let version = version.trim_end_matches(".json");
+        return Err(NotOurs(format!(
+            "its schema `{name}` has version {version}; this program reads {SCHEMA_VERSION}"
+        )));
+    }
+    Ok(granularity)
+}
+
+/// A number from 1.
+fn revision(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|revision| *revision > 0)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, sync::mpsc::error::SendTimeoutError, task::JoinHand
 use tracing::{info, warn};
 
 use super::{
-    BATCH, Bound, Event, Feed, LineMark, Place, ReadOptions, Received, Start,
+    BATCH, Bound, Event, Feed, LineMark, Place, ReadOptions, Received, Shapes, Start,
     position::{PositionFile, Stored, identity},
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
@@ -48,6 +48,7 @@ struct Follower {
     /// The last place that was handed over.
     last: (u32, u64),
     options: ReadOptions,
+    shapes: Shapes,
     feed: Feed,
     /// How many files were read before, for they were rotated or cut.
     files: u32,
@@ -109,6 +110,7 @@ pub(super) fn read_lines(
         position: position.clone(),
         last: (0, lines),
         options,
+        shapes: Shapes::default(),
         feed,
         files: 0,
         lines,
@@ -252,7 +254,7 @@ impl Follower {
     }
 
     /// What is no event has no time, and is not left out for it.
-    fn in_time(&self, line: &[u8]) -> InTime {
+    fn in_time(&mut self, line: &[u8]) -> InTime {
         let since = match self.options.start {
             Start::Time(time) => Some(time),
             _ => None,
@@ -264,7 +266,7 @@ impl Follower {
         if since.is_none() && until.is_none() {
             return InTime::Yes;
         }
-        let time = Event::read(line).ok().and_then(|event| event.get("time")?.parse::<Timestamp>().ok());
+        let time = self.shapes.read(line).ok().and_then(|event| event.get("time")?.parse::<Timestamp>().ok());
         match time {
             Some(time) if since.is_some_and(|since| time < since) => InTime::Earlier,
             Some(time) if until.is_some_and(|until| time >= until) => InTime::Later,

@@ -11,11 +11,13 @@ mod file;
 mod filter;
 mod line;
 mod position;
+mod shape;
 
 pub use current::{By, Current, Exact, Sum, Total, View};
 pub use event::{Event, NotOurs};
 pub use filter::{Filter, Segments};
 pub(crate) use line::Lines;
+pub use shape::Shapes;
 
 use std::{
     collections::VecDeque,
@@ -185,9 +187,9 @@ impl Received {
     ///
     /// # Errors
     /// When it is no event of this program, or of a version it does not read.
-    pub fn event(&self) -> Result<Event<'_>, NotOurs> {
+    pub fn event<'a>(&'a self, shapes: &'a mut Shapes) -> Result<Event<'a>, NotOurs> {
         match &self.unreadable {
-            None => Event::read(&self.line),
+            None => shapes.read(&self.line),
             Some(why) => Err(NotOurs(why.clone())),
         }
     }

@@ -39,7 +39,7 @@ use crate::{
     admin::{Health, Readiness},
     clock::Clock,
     config::TransportConfig,
-    consume::{Bound, ConsumerName, Filter, NotOurs, Place, ReadOptions, Reader, Received, Start},
+    consume::{Bound, ConsumerName, Filter, NotOurs, Place, ReadOptions, Reader, Received, Shapes, Start},
     exit::Exit,
     http,
     telemetry::Metrics,
@@ -120,6 +120,7 @@ enum Look {
 
 struct Forwarder {
     reader: Reader,
+    shapes: Shapes,
     lanes: Lanes<Parcel>,
     work: JoinSet<Settled>,
     endpoint: Arc<Endpoint>,
@@ -191,6 +192,7 @@ pub async fn run(
     info!(name = %config.name, to = label, "forwarding");
     let forwarder = Forwarder {
         reader,
+        shapes: Shapes::default(),
         lanes: Lanes::default(),
         work: JoinSet::new(),
         endpoint: Arc::new(endpoint),
@@ -317,8 +319,8 @@ impl Forwarder {
         }
     }
 
-    fn look(&self, received: &Received) -> Look {
-        let event = match received.event() {
+    fn look(&mut self, received: &Received) -> Look {
+        let event = match received.event(&mut self.shapes) {
             Ok(event) => event,
             Err(why) => return Look::NotOurs(why),
         };

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     clock::Clock,
     config::{LocalConfig, TransportConfig},
-    consume::{Bound, By, Current, Filter, Place, ReadOptions, Reader, Received, Start},
+    consume::{Bound, By, Current, Filter, Place, ReadOptions, Reader, Received, Shapes, Start},
     exit::{Exit, report},
     transport::{TransportError, TransportErrorKind},
 };
@@ -120,6 +120,7 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
     let mut out = Out::stdout();
     show.begin(partitioned, &mut out.buffer);
     let mut tally = Tally::default();
+    let mut shapes = Shapes::default();
     let mut position = Unwritten::default();
     let mut exit = Exit::Done;
     let mut whole = false;
@@ -160,7 +161,7 @@ async fn read(plan: Plan, shutdown: CancellationToken) -> Exit {
             }
         };
         tally.read += 1;
-        take(&received, &filter, &mut show, all, &mut tally, &mut out.buffer);
+        take(&received, &mut shapes, &filter, &mut show, all, &mut tally, &mut out.buffer);
         if named {
             position.note(received.place);
         }
@@ -226,13 +227,14 @@ fn has_partitions(config: &TransportConfig) -> bool {
 /// Shows a message, or counts what is left out.
 fn take(
     received: &Received,
+    shapes: &mut Shapes,
     filter: &Filter,
     show: &mut Show,
     all: bool,
     tally: &mut Tally,
     buffer: &mut Vec<u8>,
 ) {
-    let shown = match received.event() {
+    let shown = match received.event(shapes) {
         Ok(event) if !filter.matches(&event) => return,
         Ok(event) => show.event(received, &event, buffer),
         Err(why) => Err(why),
