@@ -67,7 +67,7 @@ impl Shapes {
 
 /// The shape of an event.
 #[derive(Debug)]
-pub(super) struct Shape {
+struct Shape {
     /// The event it was learned from.
     text: Box<str>,
     /// What differs, in its order.
@@ -167,7 +167,7 @@ impl Shape {
 
     fn walk(&self, text: &[u8], shifts: &mut Vec<usize>) -> Option<()> {
         let known = self.text.as_bytes();
-        // What two kinds of change begin with may be the same; what they end with is not.
+        // A first figure and a revision are alike almost to the end: that tells them apart before it is walked to.
         let last = self.values.last()?;
         let before = text.strip_suffix(&known[last.range.end..])?;
         if last.kind == Kind::Truth && before.last() != Some(&b'e') {
@@ -382,6 +382,30 @@ mod tests {
             );
         }
         assert!(!read(&mut Shapes::default(), b"\xff"));
+    }
+
+    /// An attribute that is not set is no value; one that is empty would not fit again.
+    #[test]
+    fn what_would_not_be_known_again_is_not_learned() {
+        let line = events()[2].clone();
+        let with = |member: &str| line.replacen(r#","data":{"#, &format!(r#",{member},"data":{{"#), 1);
+        let long = |length: usize| {
+            let padding = "a".repeat(length - with(r#""more":"""#).len());
+            with(&format!(r#""more":"{padding}""#))
+        };
+        for (line, learned) in [
+            (with(r#""more":"a""#), true),
+            (with(r#""more":null"#), true),
+            (with(r#""more":"""#), false),
+            (with(r#""more":"\u0061""#), false),
+            (long(LONGEST), true),
+            (long(LONGEST + 1), false),
+        ] {
+            assert_eq!(is_learned(&line), learned, "{line}");
+            let mut shapes = Shapes::default();
+            read(&mut shapes, line.as_bytes());
+            assert_eq!(shapes.known.len(), usize::from(learned), "{line}");
+        }
     }
 
     /// A log whose events are all different costs little more than without shapes.
