@@ -17,9 +17,10 @@ const REQUIRED: [&str; 7] = ["id", "source", "type", "subject", "time", "partiti
 /// An event of this program, borrowed from the message it came in.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
-    line: &'a str,
+    /// UTF-8, and so is the data: of a text that has a shape, that it is was seen with the shape.
+    line: &'a [u8],
     attributes: Attributes<'a>,
-    data: &'a str,
+    data: &'a [u8],
     granularity: Granularity,
     revision: u32,
 }
@@ -56,19 +57,14 @@ impl<'a> Event<'a> {
     /// # Errors
     /// When it is none of this program, or of a type or version this program does not know.
     pub fn read(line: &'a [u8]) -> Result<Self, NotOurs> {
-        Self::parse(Self::text(line)?)
-    }
-
-    /// A line as text.
-    pub(super) fn text(line: &'a [u8]) -> Result<&'a str, NotOurs> {
-        std::str::from_utf8(line).map_err(|e| NotOurs(format!("it is no UTF-8: {e}")))
+        Self::parse(std::str::from_utf8(line).map_err(|e| NotOurs(format!("it is no UTF-8: {e}")))?)
     }
 
     /// An event that fits a shape; `None` where its revision is none.
     pub(super) fn fitted(
-        line: &'a str,
+        line: &'a [u8],
         fitted: Fitted<'a>,
-        data: &'a str,
+        data: &'a [u8],
         granularity: Granularity,
     ) -> Option<Self> {
         let revision = fitted.get("revision").and_then(revision)?;
@@ -76,7 +72,7 @@ impl<'a> Event<'a> {
     }
 
     /// Takes a text apart.
-    pub(super) fn parse(text: &'a str) -> Result<Self, NotOurs> {
+    fn parse(text: &'a str) -> Result<Self, NotOurs> {
         let no = |why: String| NotOurs(why);
         let mut attributes = Vec::with_capacity(12);
         let mut data = None;
@@ -117,10 +113,16 @@ impl<'a> Event<'a> {
         let revision =
             revision(stated).ok_or_else(|| no(format!("its revision `{stated}` is no number from 1")))?;
         let data = match data {
-            Some(data) if data.starts_with('{') => data,
+            Some(data) if data.starts_with('{') => data.as_bytes(),
             _ => return Err(no("its data is no JSON object".to_owned())),
         };
-        Ok(Self { line: text, attributes: Attributes::Apart(attributes), data, granularity, revision })
+        Ok(Self {
+            line: text.as_bytes(),
+            attributes: Attributes::Apart(attributes),
+            data,
+            granularity,
+            revision,
+        })
     }
 
     /// Whether both say the same.
@@ -170,13 +172,13 @@ impl<'a> Event<'a> {
     }
 
     /// `data` as it is written: a JSON object.
-    pub const fn data(&self) -> &'a str {
-        self.data
+    pub fn data(&self) -> &'a str {
+        std::str::from_utf8(self.data).expect("seen when the event was read")
     }
 
     /// The whole event in the JSON event format.
     pub const fn json(&self) -> &'a [u8] {
-        self.line.as_bytes()
+        self.line
     }
 
     /// The account, the granularity, the period's label, the service's slug and the second group's:

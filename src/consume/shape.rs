@@ -9,7 +9,10 @@
 use std::ops::Range;
 
 use super::{Event, NotOurs};
-use crate::{cost::Granularity, event::plain_run};
+use crate::{
+    cost::Granularity,
+    event::{plain_ascii_run, plain_run},
+};
 
 /// So many shapes are kept: by change, granularity and grouping a log has a few.
 const KEPT: usize = 8;
@@ -46,14 +49,13 @@ impl Shapes {
     /// # Errors
     /// As there.
     pub fn read<'a>(&'a mut self, line: &'a [u8]) -> Result<Event<'a>, NotOurs> {
-        let text = Event::text(line)?;
         self.events = (self.events + 1).min(KEPT * EVENTS_A_SHAPE);
-        if let Some(place) = self.known.iter().position(|shape| shape.fits(text, &mut self.shifts)) {
+        if let Some(place) = self.known.iter().position(|shape| shape.fits(line, &mut self.shifts)) {
             self.known.swap(0, place);
-            let event = self.known[0].event(text, &self.shifts);
-            return event.map_or_else(|| Event::parse(text), Ok);
+            let event = self.known[0].event(line, &self.shifts);
+            return event.map_or_else(|| Event::read(line), Ok);
         }
-        let event = Event::parse(text)?;
+        let event = Event::read(line)?;
         if self.events >= EVENTS_A_SHAPE
             && let Some(shape) = Shape::of(&event)
         {
@@ -99,10 +101,10 @@ enum Kind {
 impl Kind {
     /// How long a value is that begins a text. That it ends there shows in what is behind it.
     #[inline]
-    fn length(self, text: &[u8]) -> Option<usize> {
+    fn length(self, text: &[u8], ascii: &mut bool) -> Option<usize> {
         match self {
-            Self::Text => Some(plain_run(text)),
-            Self::Attribute => Some(plain_run(text)).filter(|length| *length > 0),
+            Self::Text => Some(run(text, ascii)),
+            Self::Attribute => Some(run(text, ascii)).filter(|length| *length > 0),
             Self::Number => {
                 let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
                 (digits > 0 && text[0] != b'0').then_some(digits)
@@ -122,6 +124,17 @@ impl Kind {
     }
 }
 
+/// How many bytes of a string stand for themselves, and whether they are all ASCII, as nearly ever.
+#[inline]
+fn run(text: &[u8], ascii: &mut bool) -> usize {
+    let length = plain_ascii_run(text);
+    if text.get(length).is_none_or(u8::is_ascii) {
+        return length;
+    }
+    *ascii = false;
+    length + plain_run(&text[length..])
+}
+
 /// A part of the text, and how many values end before its start and before its end.
 #[derive(Clone, Debug, Default)]
 struct Part {
@@ -132,7 +145,7 @@ struct Part {
 impl Part {
     /// The same part of another text of the shape: by how much that is longer, modulo 2^64, `shifts` says for
     /// where each value ends.
-    fn of<'a>(&self, text: &'a str, shifts: &[usize]) -> Option<&'a str> {
+    fn of<'a>(&self, text: &'a [u8], shifts: &[usize]) -> Option<&'a [u8]> {
         let start = self.range.start.wrapping_add(*shifts.get(self.values.start)?);
         text.get(start..self.range.end.wrapping_add(*shifts.get(self.values.end)?))
     }
@@ -141,7 +154,7 @@ impl Part {
 /// The attributes of an event that has a shape.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fitted<'a> {
-    text: &'a str,
+    text: &'a [u8],
     shape: &'a Shape,
     shifts: &'a [usize],
 }
@@ -149,23 +162,29 @@ pub(super) struct Fitted<'a> {
 impl<'a> Fitted<'a> {
     pub(super) fn get(self, name: &str) -> Option<&'a str> {
         let (_, value) = self.shape.attributes.iter().find(|(known, _)| **known == *name)?;
-        value.of(self.text, self.shifts)
+        self.text(value)
     }
 
     pub(super) fn nth(self, place: usize) -> Option<(&'a str, &'a str)> {
         let (name, value) = self.shape.attributes.get(place)?;
-        Some((name, value.of(self.text, self.shifts)?))
+        Some((name, self.text(value)?))
+    }
+
+    fn text(self, value: &Part) -> Option<&'a str> {
+        std::str::from_utf8(value.of(self.text, self.shifts)?).ok()
     }
 }
 
 impl Shape {
-    /// Whether a text has this shape, and its shifts.
-    fn fits(&self, text: &str, shifts: &mut Vec<usize>) -> bool {
-        shifts.clear();
-        self.walk(text.as_bytes(), shifts).is_some()
+    /// Whether a text has this shape, and its shifts. One that has is UTF-8.
+    fn fits(&self, text: &[u8], shifts: &mut Vec<usize>) -> bool {
+        shifts.resize(self.values.len() + 1, 0);
+        // What is the same is UTF-8, and so is what is ASCII.
+        self.walk(text, &mut shifts[1..]).is_some_and(|ascii| ascii || std::str::from_utf8(text).is_ok())
     }
 
-    fn walk(&self, text: &[u8], shifts: &mut Vec<usize>) -> Option<()> {
+    /// Whether the values of a text that has this shape are ASCII.
+    fn walk(&self, text: &[u8], shifts: &mut [usize]) -> Option<bool> {
         let known = self.text.as_bytes();
         // A first figure and a revision are alike almost to the end: that tells them apart before it is walked to.
         let last = self.values.last()?;
@@ -173,19 +192,18 @@ impl Shape {
         if last.kind == Kind::Truth && before.last() != Some(&b'e') {
             return None;
         }
-        shifts.push(0);
-        let (mut from, mut rest) = (0, text);
-        for Value { range, kind } in &self.values {
+        let (mut from, mut rest, mut ascii) = (0, text, true);
+        for (Value { range, kind }, shift) in self.values.iter().zip(shifts) {
             rest = rest.strip_prefix(&known[from..range.start])?;
-            rest = &rest[kind.length(rest)?..];
+            rest = &rest[kind.length(rest, &mut ascii)?..];
             from = range.end;
-            shifts.push((text.len() - rest.len()).wrapping_sub(from));
+            *shift = (text.len() - rest.len()).wrapping_sub(from);
         }
-        (text.len() - rest.len() == before.len()).then_some(())
+        (text.len() - rest.len() == before.len()).then_some(ascii)
     }
 
     /// The event of a text that has this shape.
-    fn event<'a>(&'a self, text: &'a str, shifts: &'a [usize]) -> Option<Event<'a>> {
+    fn event<'a>(&'a self, text: &'a [u8], shifts: &'a [usize]) -> Option<Event<'a>> {
         let fitted = Fitted { text, shape: self, shifts };
         Event::fitted(text, fitted, self.data.of(text, shifts)?, self.granularity)
     }
@@ -199,8 +217,8 @@ impl Shape {
         let shape = Self::learn(text, event.granularity());
         // It is taken at its word only where it says the same of what it was learned from.
         let mut shifts = Vec::new();
-        let same = shape.fits(text, &mut shifts)
-            && shape.event(text, &shifts).is_some_and(|fitted| fitted.is_read_as(event));
+        let same = shape.fits(event.json(), &mut shifts)
+            && shape.event(event.json(), &shifts).is_some_and(|fitted| fitted.is_read_as(event));
         same.then_some(shape)
     }
 
@@ -281,8 +299,7 @@ mod tests {
 
     /// Reads it both ways, which must say the same; whether a shape fitted.
     fn read(shapes: &mut Shapes, line: &[u8]) -> bool {
-        let fits = std::str::from_utf8(line)
-            .is_ok_and(|line| shapes.known.iter().any(|shape| shape.fits(line, &mut Vec::new())));
+        let fits = shapes.known.iter().any(|shape| shape.fits(line, &mut Vec::new()));
         match (shapes.read(line), Event::read(line)) {
             (Ok(ours), Ok(other)) => {
                 assert!(ours.is_read_as(&other), "{}:\n{ours:?}\n{other:?}", line.escape_ascii());
@@ -382,6 +399,19 @@ mod tests {
             );
         }
         assert!(!read(&mut Shapes::default(), b"\xff"));
+    }
+
+    /// In what fits but for that, too.
+    #[test]
+    fn what_is_no_utf_8_is_no_event() {
+        let line = events()[2].clone();
+        let mut shapes = Shapes::default();
+        for (put, fits) in [(&b"Lambda"[..], false), (b"\xc3\x89", true), (b"\xc3", false), (b"\x89", false)]
+        {
+            let (before, behind) = line.split_once("Lambda").unwrap();
+            let other = [before.as_bytes(), put, behind.as_bytes()].concat();
+            assert_eq!(read(&mut shapes, &other), fits, "{}", put.escape_ascii());
+        }
     }
 
     /// An attribute that is not set is no value; one that is empty would not fit again.

@@ -9,7 +9,7 @@ mod validate;
 mod wire;
 
 pub use cloudevents::Event;
-pub(crate) use json::{Object, plain_run, put_number, put_text};
+pub(crate) use json::{Object, plain_ascii_run, plain_run, put_number, put_text};
 pub(crate) use members::{MemberValue, Scan, descend, members};
 pub use validate::{Violation, is_unencoded, validate};
 pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};

@@ -204,7 +204,14 @@ pub async fn run(
         config,
         label,
     };
-    forwarder.run(shutdown).await
+    // A task like its requests: from outside of the runtime's threads the end of each is a wait across threads.
+    // In a set, as that ends it with this future.
+    let shutdown = shutdown.clone();
+    let mut forwarding = JoinSet::from_iter([async move { forwarder.run(&shutdown).await }]);
+    match forwarding.join_next().await.expect("it has one task") {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 impl Forwarder {
