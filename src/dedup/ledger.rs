@@ -3,14 +3,17 @@
 //! It is an index, not a store: it does no IO, and only `recover` and receipts change it. A row is
 //! 80 bytes with two figures in place; names are kept once, so a vanished row can still be named.
 
-use std::hash::BuildHasher;
+use std::hash::BuildHasher as _;
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
 
-use super::{Statement, Status};
+use super::{
+    Restore, Statement, Status,
+    names::{NameId, Names},
+};
 use crate::{
     cost::{Amount, Amounts, CostKey, CostMetric, CostRecord, Granularity, Period},
     poller::Window,
@@ -46,7 +49,7 @@ pub struct Published<'a> {
 }
 
 #[derive(Debug)]
-struct Row {
+pub(super) struct Row {
     hours: i32,
     service: NameId,
     /// `NameId::NONE` without a second grouping.
@@ -169,9 +172,30 @@ impl Ledger {
 
     /// The same, with the place of the event in the log.
     pub fn apply_at(&mut self, key: &CostKey<'_>, statement: &Statement, sequence: u64) {
+        let row = self.row(key, statement, sequence);
+        self.enter(row);
+    }
+
+    /// The same, of many keys.
+    pub const fn restore(&mut self) -> Restore<'_> {
+        Restore::new(self)
+    }
+
+    /// What a log states of a key as a row, and the hash under which the index has its key.
+    pub(super) fn row(&mut self, key: &CostKey<'_>, statement: &Statement, sequence: u64) -> (u64, Row) {
         let service = self.names.intern(key.service);
         let group = key.group.map_or(NameId::NONE, |group| self.names.intern(group));
+        let mut figures: SmallVec<[Figure; 2]> = SmallVec::new();
+        for (_, amount) in &statement.amounts {
+            // One unit is that of all metrics but quantities.
+            let unit = match figures.last() {
+                Some(last) if self.names.text(last.unit) == amount.unit() => last.unit,
+                _ => self.names.intern(amount.unit()),
+            };
+            figures.push(Figure { value: amount.value(), unit });
+        }
         let row = Row {
+            figures,
             hours: key.period.hours(),
             service,
             group,
@@ -182,18 +206,23 @@ impl Ledger {
             status: statement.status,
             estimated: statement.estimated,
             metrics: statement.amounts.iter().fold(0, |set, (metric, _)| set | bit(*metric)),
-            figures: statement
-                .amounts
-                .iter()
-                .map(|(_, amount)| Figure { value: amount.value(), unit: self.names.intern(amount.unit()) })
-                .collect(),
         };
+        (row.hash(&self.hasher), row)
+    }
+
+    /// Whatever the index has where a hash leads.
+    pub(super) fn look_at(&self, hash: u64) -> Option<&u32> {
+        self.index.find(hash, |_| false)
+    }
+
+    /// Takes a row in, unless it is old news.
+    pub(super) fn enter(&mut self, (hash, row): (u64, Row)) {
         if self.index.len() == self.index.capacity() {
             self.grow_index();
         }
         let (rows, hasher) = (&self.rows, &self.hasher);
         let entry = self.index.entry(
-            row.hash(hasher),
+            hash,
             |&position| rows[position as usize].has_key_of(&row),
             |&position| rows[position as usize].hash(hasher),
         );
@@ -346,43 +375,6 @@ fn hash(
     hasher.hash_one((hours, granularity, service, group))
 }
 
-/// Every text once: services, group values, units.
-#[derive(Debug, Default)]
-struct Names {
-    texts: Vec<Box<str>>,
-    index: HashTable<NameId>,
-    hasher: DefaultHashBuilder,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct NameId(u32);
-
-impl NameId {
-    /// No name at all, which the empty name is not.
-    const NONE: Self = Self(u32::MAX);
-}
-
-impl Names {
-    fn get(&self, text: &str) -> Option<NameId> {
-        self.index.find(self.hasher.hash_one(text), |&id| self.text(id) == text).copied()
-    }
-
-    fn text(&self, id: NameId) -> &str {
-        &self.texts[id.0 as usize]
-    }
-
-    fn intern(&mut self, text: &str) -> NameId {
-        if let Some(id) = self.get(text) {
-            return id;
-        }
-        let id = NameId(u32::try_from(self.texts.len()).expect("names fit in memory"));
-        self.texts.push(text.into());
-        let (texts, hasher) = (&self.texts, &self.hasher);
-        self.index.insert_unique(hasher.hash_one(text), id, |id| hasher.hash_one(&*texts[id.0 as usize]));
-        id
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -446,15 +438,21 @@ mod tests {
         ) {
             let services = ["EC2 - Other", "Tax", "AWS Lambda", "", "tax", "Amazon Route 53"];
             let groups = ["", "a", "444455556666", "Tax"];
-            let mut ledger = Ledger::new();
+            let [mut ledger, mut restored] = [Ledger::new(), Ledger::new()];
+            let mut restore = restored.restore();
             let mut model: HashMap<(Period, usize, Option<usize>), u32> = HashMap::new();
             for (hours, hourly, service, group) in writes {
                 let (granularity, hours) = if hourly { (Granularity::Hourly, hours) } else { (Granularity::Daily, hours * 24) };
                 let period = Period::from_hours(granularity, hours).unwrap();
                 let revision = model.entry((period, service, group)).and_modify(|r| *r += 1).or_insert(1);
                 let key = CostKey { period, service: services[service], group: group.map(|g| groups[g]) };
-                ledger.apply(&key, &statement(*revision, &[(CostMetric::UnblendedCost, "1", "USD")]));
+                let statement = statement(*revision, &[(CostMetric::UnblendedCost, "1", "USD")]);
+                ledger.apply(&key, &statement);
+                restore.apply(&key, &statement, 0);
             }
+            drop(restore);
+            let all = |ledger: &Ledger| format!("{:?}", ledger.rows);
+            prop_assert_eq!(all(&ledger), all(&restored), "a few at a time, it is the same");
             prop_assert_eq!(ledger.len(), model.len());
             let mut before = None;
             for ((period, service, group), revision) in &model {

@@ -6,11 +6,14 @@ mod absence;
 mod change;
 mod connection_state;
 mod ledger;
+mod names;
+mod restore;
 
 pub use absence::{Judgement, Sightings};
 pub use change::{Change, ChangeKind, Statement, Status};
 pub use connection_state::{Claim, ConnectionState, MissingRow, MonthState, PollState};
 pub use ledger::{Ledger, Published, RowId};
+pub use restore::Restore;
 
 use std::ops::AddAssign;
 

@@ -16,16 +16,19 @@ impl<'a> Scan<'a> {
         Self(text)
     }
 
-    /// What must come next.
+    /// What must come next, in ASCII. Its length is a constant, so that it is compared without a call.
     #[inline]
-    pub(crate) fn skip(&mut self, literal: &str) -> Option<&mut Self> {
-        self.0 = self.0.strip_prefix(literal)?;
+    pub(crate) fn skip<const N: usize>(&mut self, literal: &[u8; N]) -> Option<&mut Self> {
+        if self.0.as_bytes().first_chunk() != Some(literal) {
+            return None;
+        }
+        self.0 = self.0.get(N..)?;
         Some(self)
     }
 
     /// What may come next, and whether it did.
     #[inline]
-    pub(crate) fn skips(&mut self, literal: &str) -> bool {
+    pub(crate) fn skips<const N: usize>(&mut self, literal: &[u8; N]) -> bool {
         self.skip(literal).is_some()
     }
 
@@ -47,8 +50,8 @@ impl<'a> Scan<'a> {
 
     /// A truth value.
     pub(crate) fn flag(&mut self) -> Option<bool> {
-        let flag = self.skips("true");
-        (flag || self.skips("false")).then_some(flag)
+        let flag = self.skips(b"true");
+        (flag || self.skips(b"false")).then_some(flag)
     }
 
     /// The last of it.

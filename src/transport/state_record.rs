@@ -81,15 +81,17 @@ struct Figure<'a>(
 /// The figures of a record just as [`StateRecord::to_json`] writes them.
 fn amounts_as_written(scan: &mut Scan<'_>) -> Option<Amounts> {
     let mut amounts = Amounts::new();
-    scan.skip(r#","amounts":["#)?;
-    while scan.skips(if amounts.is_empty() { "[\"" } else { ",[\"" }) {
+    scan.skip(br#","amounts":["#)?;
+    while if amounts.is_empty() { scan.skips(b"[\"") } else { scan.skips(b",[\"") } {
         let metric = CostMetric::from_aws_name(scan.text()?)?;
-        let text = scan.skip(",\"")?.text()?;
-        let unit = scan.skip(",\"")?.text()?;
-        scan.skip("]")?;
-        amounts.push((metric, Amount::parse(text, unit).ok()?));
+        let text = scan.skip(b",\"")?.text()?;
+        let unit = scan.skip(b",\"")?.text()?;
+        scan.skip(b"]")?;
+        let before = amounts.last().map(|(_, amount)| amount);
+        let amount = Amount::parse_after(before, text, unit).ok()?;
+        amounts.push((metric, amount));
     }
-    scan.skip("]")?;
+    scan.skip(b"]")?;
     Some(amounts)
 }
 
@@ -156,20 +158,20 @@ impl StateRecord {
     /// A record just as [`StateRecord::to_json`] writes it, as nearly every one is.
     fn as_written(json: &str) -> Option<Self> {
         let mut scan = Scan::new(json);
-        let period = Period::from_label(scan.skip(r#"{"version":1,"period":""#)?.text()?)?;
-        let service = scan.skip(r#","service":""#)?.text()?.into();
-        let group = if scan.skips(r#","group":""#) { Some(scan.text()?.into()) } else { None };
-        let revision = scan.skip(r#","revision":"#)?.number()?;
+        let period = Period::from_label(scan.skip(br#"{"version":1,"period":""#)?.text()?)?;
+        let service = scan.skip(br#","service":""#)?.text()?.into();
+        let group = if scan.skips(br#","group":""#) { Some(scan.text()?.into()) } else { None };
+        let revision = scan.skip(br#","revision":"#)?.number()?;
         let amounts = amounts_as_written(&mut scan)?;
-        let estimated = scan.skip(r#","estimated":"#)?.flag()?;
-        let status = Status::from_name(scan.skip(r#","status":""#)?.text()?)?;
-        let observed_at = parse_instant(scan.skip(r#","observedAt":""#)?.text()?)?;
-        let event_id = Uuid::try_parse(scan.skip(r#","eventId":""#)?.text()?).ok()?;
+        let estimated = scan.skip(br#","estimated":"#)?.flag()?;
+        let status = Status::from_name(scan.skip(br#","status":""#)?.text()?)?;
+        let observed_at = parse_instant(scan.skip(br#","observedAt":""#)?.text()?)?;
+        let event_id = Uuid::try_parse(scan.skip(br#","eventId":""#)?.text()?).ok()?;
         let mut place = None;
-        if scan.skips(r#","place":["#) {
+        if scan.skips(br#","place":["#) {
             let partition = scan.number()?;
-            place = Some((partition, scan.skip(",")?.number()?));
-            scan.skip("]")?;
+            place = Some((partition, scan.skip(b",")?.number()?));
+            scan.skip(b"]")?;
         }
         scan.end("}")?;
         let statement = Statement { revision, amounts, estimated, status, observed_at };

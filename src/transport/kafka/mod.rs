@@ -244,6 +244,7 @@ impl Inner {
         let least = known.as_ref().map_or(u64::MAX, |(offset, _)| *offset);
         let start = from.unwrap_or(0).min(least).min(self.view().scanned(partition));
         let mut same_log = known.is_none();
+        let mut restore = ledger.restore();
         let end = self.read(
             partition,
             start,
@@ -258,7 +259,7 @@ impl Inner {
                             .place
                             .is_none_or(|(at, event)| event_ends.get(&at).is_some_and(|end| event < *end));
                         if stored {
-                            ledger.apply(&record.key(), &record.statement);
+                            restore.apply(&record.key(), &record.statement, 0);
                         } else {
                             tracing::debug!(key = %record.key(), "its event is gone");
                         }
@@ -272,6 +273,7 @@ impl Inner {
                 Ok(())
             },
         )?;
+        drop(restore);
         if !same_log {
             self.view().forget();
             return Err(reader::regressed(&self.config.state_topic, partition, start));

@@ -48,17 +48,10 @@ impl<'a> RecordKey<'a> {
     /// A key just as [`RecordKey::to_json`] writes it.
     fn as_written(json: &'a [u8]) -> Option<Self> {
         let mut scan = Scan::new(std::str::from_utf8(json).ok()?);
-        let scope = scan.skip(r#"{"scope":""#)?.text()?.into();
-        let [mut period, mut service, mut group] = [None, None, None];
-        for (name, text) in [
-            (r#","period":""#, &mut period),
-            (r#","service":""#, &mut service),
-            (r#","group":""#, &mut group),
-        ] {
-            if scan.skips(name) {
-                *text = Some(scan.text()?.into());
-            }
-        }
+        let scope = scan.skip(br#"{"scope":""#)?.text()?.into();
+        let period = if scan.skips(br#","period":""#) { Some(scan.text()?.into()) } else { None };
+        let service = if scan.skips(br#","service":""#) { Some(scan.text()?.into()) } else { None };
+        let group = if scan.skips(br#","group":""#) { Some(scan.text()?.into()) } else { None };
         scan.end("}")?;
         Some(Self { scope, period, service, group })
     }

@@ -118,9 +118,11 @@ impl Store {
         };
         if ledger.recovered_to() != Some(end) {
             ledger.clear();
+            let mut restore = ledger.restore();
             read_records(&self.db, &self.path, scope, |record| {
-                ledger.apply(&record.key(), &record.statement);
+                restore.apply(&record.key(), &record.statement, 0);
             })?;
+            drop(restore);
             ledger.set_recovered_to(end);
         }
         Ok(state)

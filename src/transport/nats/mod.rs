@@ -197,18 +197,20 @@ impl Nats {
             None => vec![subject::filter(prefix, scope)],
             Some(window) => subject::window_filters(prefix, scope, window),
         };
+        let mut restore = ledger.restore();
         for filter in &filters {
             read::read(js, &stream, name, filter, behind, self.config.timeout, |message, sequence| {
                 let found = stored::read(message.headers.as_ref(), &message.payload);
                 if let Some(record) = of_scope(prefix, &subjects, name, &message.subject, sequence, &found)?
                     && window.is_none_or(|window| window.contains(record.period))
                 {
-                    ledger.apply_at(&record.key(), &record.statement, sequence);
+                    restore.apply(&record.key(), &record.statement, sequence);
                 }
                 Ok(())
             })
             .await?;
         }
+        drop(restore);
         // No further than where the stream ended before the first filter was read: what came since
         // is perhaps of a filter that had been read by then. It is read again and changes nothing.
         ledger.set_recovered_to(facts.last);
