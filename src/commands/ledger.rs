@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 use super::print;
 use crate::{
     config::{Config, TransportConfig},
-    dedup::ConnectionState,
     exit::{Exit, report},
     transport::{StateRecord, local::read_state},
 };
@@ -23,11 +22,12 @@ pub async fn show(config: &Config) -> Exit {
         TransportConfig::Kafka(kafka) => show_kafka(kafka, &mut out).await,
         #[cfg(feature = "nats")]
         TransportConfig::Nats(nats) => {
-            let each = |scope: &str, connection: &ConnectionState, record: Option<&StateRecord>| {
-                if let Some(record) = record {
-                    out.line(scope, &connection.name, record);
-                }
-            };
+            let each =
+                |scope: &str, connection: &crate::dedup::ConnectionState, record: Option<&StateRecord>| {
+                    if let Some(record) = record {
+                        out.line(scope, &connection.name, record);
+                    }
+                };
             crate::transport::nats::Nats::new(nats.clone()).read_state(each).await
         }
     };

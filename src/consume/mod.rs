@@ -9,6 +9,7 @@ mod current;
 mod event;
 mod file;
 mod filter;
+#[cfg(any(feature = "kafka", feature = "nats"))]
 mod line;
 mod position;
 mod shape;
@@ -16,6 +17,7 @@ mod shape;
 pub use current::{By, Current, Exact, Sum, Total, View};
 pub use event::{Event, NotOurs};
 pub use filter::{Filter, Segments};
+#[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use line::Lines;
 pub use shape::Shapes;
 
@@ -141,6 +143,7 @@ struct LineMark {
 
 impl Place {
     /// A place in a broker's log.
+    #[cfg(any(test, feature = "kafka", feature = "nats"))]
     pub(crate) fn of(partition: i32, position: u64) -> Self {
         Self { partition, position, mark: LineMark::default() }
     }
@@ -172,6 +175,7 @@ pub struct Received {
 
 impl Received {
     /// A message of a broker, its headers and payload already in the JSON event format.
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     pub(crate) fn new(
         place: Place,
         stored_at: Option<Timestamp>,
@@ -237,27 +241,35 @@ impl Reader {
     /// read back. `Unavailable`: not to be reached. `Regressed`, `Foreign`: the name's position
     /// belongs to another log.
     pub async fn open(config: &TransportConfig, options: ReadOptions) -> Result<Self, TransportError> {
-        let (sender, feed) = mpsc::channel(AHEAD);
-        let (position, feeder) = match config {
+        match config {
             TransportConfig::Local(local) => {
-                let Some(path) = &local.output else { return Err(not_kept()) };
-                return Self::open_file(path, options).await;
+                let path = local.output.as_ref().ok_or_else(not_kept)?;
+                Self::open_file(path, options).await
             }
             #[cfg(feature = "kafka")]
             TransportConfig::Kafka(kafka) => {
+                let (sender, feed) = mpsc::channel(AHEAD);
                 let (position, feeder) = crate::transport::kafka::read_events(kafka, options, sender).await?;
-                (position.map(Position::Kafka), feeder)
+                Ok(Self::new(feed, position.map(Position::Kafka), feeder))
             }
             #[cfg(feature = "nats")]
             TransportConfig::Nats(nats) => {
                 if options.partition.is_some() {
                     return Err(no_partitions("a NATS stream"));
                 }
+                let (sender, feed) = mpsc::channel(AHEAD);
                 let (position, feeder) = crate::transport::nats::read_events(nats, options, sender).await?;
-                (position.map(Position::Nats), feeder)
+                Ok(Self::new(feed, position.map(Position::Nats), feeder))
             }
-        };
-        Ok(Self { feed, queue: VecDeque::new(), position, feeder, ended: false })
+        }
+    }
+
+    const fn new(
+        feed: mpsc::Receiver<Result<Vec<Received>, TransportError>>,
+        position: Option<Position>,
+        feeder: JoinHandle<()>,
+    ) -> Self {
+        Self { feed, queue: VecDeque::new(), position, feeder, ended: false }
     }
 
     /// Reads a file of JSON lines.
@@ -275,8 +287,7 @@ impl Reader {
             Ok(opened) => opened?,
             Err(e) => return Err(TransportError::new(Kind::Unknown, format!("reading failed: {e}"))),
         };
-        let position = position.map(Position::File);
-        Ok(Self { feed, queue: VecDeque::new(), position, feeder, ended: false })
+        Ok(Self::new(feed, position.map(Position::File), feeder))
     }
 
     /// The next message; `None` at the end. It may be dropped while waiting and called again: no

@@ -12,7 +12,9 @@ pub use cloudevents::Event;
 pub(crate) use json::{Object, plain_ascii_run, plain_run, put_number, put_text};
 pub(crate) use members::{MemberValue, Scan, descend, members};
 pub use validate::{Violation, is_unencoded, validate};
-pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode, percent_encode};
+pub(crate) use wire::percent_encode;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(crate) use wire::{ATTRIBUTE_ORDER, percent_decode};
 pub use wire::{Binding, ContentMode, WireError, WireMessage, decode, encode, structured_json};
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -99,6 +99,7 @@ impl<'a> Label<'a> {
 
     /// Headers beside a structured event. They do not begin with `ce_` or `ce-`: some readers would
     /// take the event for a binary one.
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     fn headers(&self, content_type: (&'static str, &str)) -> Vec<(&'static str, String)> {
         let one_line = |text: &str| text.replace(['\r', '\n'], " ");
         let mut headers = vec![
@@ -165,6 +166,10 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When it could not be written. It may be there all the same.
+    #[cfg_attr(
+        not(all(feature = "kafka", feature = "nats")),
+        expect(unused_variables, reason = "each broker takes one of them, a file none")
+    )]
     pub(super) async fn write(
         &self,
         label: &Label<'_>,

@@ -14,7 +14,9 @@ mod stated;
 
 pub(crate) use scan::Scan;
 pub use state_record::{RecordError, StateRecord};
-pub(crate) use stated::{StatedData, Stating};
+pub(crate) use stated::StatedData;
+#[cfg(feature = "nats")]
+pub(crate) use stated::Stating;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 

@@ -12,7 +12,7 @@ use crate::{
     config::{
         problem::Problems,
         settings::{KafkaSettings, Secret},
-        types::{DeliveryMode, KafkaConfig, LostState},
+        types::{DeliveryMode, KafkaConfig, LostState, TransportConfig},
     },
     event::ContentMode,
 };
@@ -45,13 +45,8 @@ pub(super) fn kafka(
     settings: Option<KafkaSettings>,
     problems: &mut Problems,
     warnings: &mut Vec<String>,
-) -> Option<KafkaConfig> {
+) -> Option<TransportConfig> {
     let before = problems.count();
-    if !cfg!(feature = "kafka") {
-        let hint = "build it with the feature `kafka`";
-        problems.add_hint("transport.kind", "is `kafka`, but this build is without it", hint);
-        return None;
-    }
     let Some(mut settings) = settings else {
         problems.add_hint(
             "transport.kind",
@@ -109,7 +104,7 @@ pub(super) fn kafka(
     if problems.count() > before {
         return None;
     }
-    Some(KafkaConfig {
+    let config = KafkaConfig {
         bootstrap_servers: settings.bootstrap_servers,
         topic: settings.topic,
         state_topic: settings.state_topic,
@@ -120,7 +115,19 @@ pub(super) fn kafka(
         on_lost_state: on_lost_state?,
         login: login?,
         librdkafka,
-    })
+    };
+    #[cfg(feature = "kafka")]
+    return Some(TransportConfig::Kafka(config));
+    #[cfg(not(feature = "kafka"))]
+    {
+        drop(config);
+        problems.add_hint(
+            "transport.kind",
+            "is `kafka`, but this build has no Kafka",
+            "build it with the crate feature `kafka`, which is on by default",
+        );
+        None
+    }
 }
 
 fn one_of<T: Copy>(

@@ -38,8 +38,7 @@ pub(crate) fn check(
     let connections = connection::connections(settings.connections, problems, warnings);
     let transport = match settings.transport.kind.as_str() {
         "local" => local(&settings.local, problems).map(TransportConfig::Local),
-        #[cfg(feature = "kafka")]
-        "kafka" => kafka::kafka(settings.kafka, problems, warnings).map(TransportConfig::Kafka),
+        "kafka" => kafka::kafka(settings.kafka, problems, warnings),
         "nats" => nats::nats(settings.nats, problems, warnings),
         other => {
             let kinds = ["local", "kafka", "nats"];
