@@ -1,7 +1,7 @@
 //! Forwarding to an endpoint on the loopback, beside the bare HTTP client that sends the same bodies with
 //! the same concurrency.
 //!
-//! `cargo bench --bench forward -- 20000`: events per run; with `batch` or `structured`, only that. The
+//! `cargo bench --bench forward -- 20000`: events per run, else 400,000; with `batch` or `structured`, only that. The
 //! endpoint reads a request and takes it, in a thread of its own. Both run in turn, in one process; the
 //! ratio is what counts. Ours reads a file, tells what is an event, keeps the order of keys and moves the
 //! position; the bare client has its bodies ready.
@@ -161,7 +161,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 fn main() {
-    let count = std::env::args().skip(1).find_map(|count| count.parse().ok()).unwrap_or(20_000);
+    let count = std::env::args().skip(1).find_map(|count| count.parse().ok()).unwrap_or(400_000);
     let only = std::env::args().find(|arg| ["structured", "batch"].contains(&arg.as_str()));
     let (url, taken) = endpoint();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
