@@ -1,7 +1,8 @@
 //! Texts that are kept once, and their numbers.
 
-use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher as _;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// Every text once: services, group values, units.
 #[derive(Debug, Default)]
