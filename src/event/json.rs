@@ -86,40 +86,37 @@ pub(crate) fn put_text(json: &mut Vec<u8>, text: &str) {
 
 /// Whether a text within quotes stands for itself.
 fn is_plain(text: &[u8]) -> bool {
-    let (words, rest) = text.as_chunks();
-    let mut word = [b' '; WORD];
-    word[..rest.len()].copy_from_slice(rest);
-    words.iter().chain([&word]).all(|word| special_bytes(*word) == 0)
+    plain_run(text) == text.len()
 }
 
 /// How many bytes within a string stand for themselves before the first that does not: a quote, a
 /// backslash, or one below a space.
 #[inline]
 pub(crate) fn plain_run(bytes: &[u8]) -> usize {
-    run(bytes, special_bytes, |byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+    run(bytes, special_bytes)
 }
 
 /// The same, before the first that is no ASCII as well.
 #[inline]
 pub(crate) fn plain_ascii_run(bytes: &[u8]) -> usize {
-    let special = |word| special_bytes(word) | u8x16::new(word).to_bitmask();
-    run(bytes, special, |byte| matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..))
+    run(bytes, |word| special_bytes(word) | u8x16::new(word).to_bitmask())
 }
 
-/// How many bytes there are before the first that is special: asked of a word, with the first in the lowest
-/// bit, or of a byte.
+/// How many bytes there are before the first that is special, which is told of a word, with its first byte
+/// in the lowest bit.
 #[inline]
-fn run(bytes: &[u8], word: impl Fn([u8; WORD]) -> u32, byte: impl Fn(u8) -> bool) -> usize {
-    let mut at = 0;
-    while let Some(next) = bytes[at..].first_chunk() {
-        let special = word(*next);
-        // Said this way the processor goes on before it knows how long the run is, which is half of the time.
+fn run(bytes: &[u8], special: impl Fn([u8; WORD]) -> u32) -> usize {
+    let (words, rest) = bytes.as_chunks();
+    for (place, word) in words.iter().enumerate() {
+        let special = special(*word);
+        // Said this way the processor goes on before it knows how long the run is, which is a third of the time.
         if special != 0 {
-            return at + special.trailing_zeros() as usize;
+            return WORD * place + special.trailing_zeros() as usize;
         }
-        at += WORD;
     }
-    at + bytes[at..].iter().take_while(|&&next| !byte(next)).count()
+    let mut word = [0; WORD];
+    word[..rest.len()].copy_from_slice(rest);
+    WORD * words.len() + (special(word) | 1 << rest.len()).trailing_zeros() as usize
 }
 
 /// So many bytes are looked at together.

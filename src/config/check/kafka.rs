@@ -121,11 +121,7 @@ pub(super) fn kafka(
     #[cfg(not(feature = "kafka"))]
     {
         drop(config);
-        problems.add_hint(
-            "transport.kind",
-            "is `kafka`, but this build has no Kafka",
-            "build it with the crate feature `kafka`, which is on by default",
-        );
+        super::not_built_in("kafka", "Kafka", problems);
         None
     }
 }

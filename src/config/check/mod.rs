@@ -62,6 +62,16 @@ pub(crate) fn check(
     })
 }
 
+/// A transport whose crate feature is off.
+#[cfg(not(all(feature = "kafka", feature = "nats")))]
+fn not_built_in(kind: &str, name: &str, problems: &mut Problems) {
+    problems.add_hint(
+        "transport.kind",
+        format!("is `{kind}`, but this build has no {name}"),
+        format!("build it with the crate feature `{kind}`, which is on by default"),
+    );
+}
+
 fn source(settings: SourceSettings, problems: &mut Problems) -> Option<SourceConfig> {
     let mut good = true;
     let mut refuse = |key: &str, problem: Option<String>| {

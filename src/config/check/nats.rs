@@ -79,11 +79,7 @@ pub(super) fn nats(
     #[cfg(not(feature = "nats"))]
     {
         drop(config);
-        problems.add_hint(
-            "transport.kind",
-            "is `nats`, but this build has no NATS",
-            "build it with the crate feature `nats`, which is on by default",
-        );
+        super::not_built_in("nats", "NATS", problems);
         None
     }
 }
