@@ -38,9 +38,11 @@ pub(crate) fn on_runtime<F: Future<Output = Exit>>(
     };
     let shutdown = CancellationToken::new();
     let exit = runtime.block_on(async {
+        // Listened for before the command does anything: whoever sees it started may stop it.
+        let ended = ended_by(signals, shutdown.clone());
         tokio::select! {
-            exit = command(shutdown.clone()) => exit,
-            exit = ended_by(signals, &shutdown) => exit,
+            exit = command(shutdown) => exit,
+            exit = ended => exit,
         }
     });
     runtime.shutdown_background();
@@ -52,32 +54,34 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
-/// Returns with the second signal, where that is for the program to obey.
-async fn ended_by(signals: Signals, shutdown: &CancellationToken) -> Exit {
-    if signals == Signals::Default {
-        return std::future::pending().await;
+/// Returns with the second signal, where that is for the program to obey. Listens from the call
+/// on, not only once it is awaited.
+fn ended_by(signals: Signals, shutdown: CancellationToken) -> impl Future<Output = Exit> {
+    let first = (signals != Signals::Default).then(wait_for_signal);
+    async move {
+        let Some(first) = first else { return std::future::pending().await };
+        if let Err(error) = first.await {
+            warn!("signals cannot be received: {error}");
+            std::future::pending::<()>().await;
+        }
+        // Listened for before the first is told of: whoever reads that may send it at once.
+        let second = wait_for_signal();
+        if signals == Signals::Drain {
+            info!("stopping; once more to stop at once");
+        }
+        shutdown.cancel();
+        if signals == Signals::Own {
+            std::future::pending::<()>().await;
+        }
+        if let Err(error) = second.await {
+            warn!("signals cannot be received: {error}");
+        }
+        warn!("stopped at once; nothing is lost, the next start recovers it");
+        Exit::Failed
     }
-    if let Err(error) = wait_for_signal().await {
-        warn!("signals cannot be received: {error}");
-        std::future::pending::<()>().await;
-    }
-    // Listened for before the first is told of: whoever reads that may send it at once.
-    let second = wait_for_signal();
-    if signals == Signals::Drain {
-        info!("stopping; once more to stop at once");
-    }
-    shutdown.cancel();
-    if signals == Signals::Own {
-        std::future::pending::<()>().await;
-    }
-    if let Err(error) = second.await {
-        warn!("signals cannot be received: {error}");
-    }
-    warn!("stopped at once; nothing is lost, the next start recovers it");
-    Exit::Failed
 }
 
-/// Listens from the call on, not only once it is awaited.
+/// Likewise.
 #[cfg(unix)]
 fn wait_for_signal() -> impl Future<Output = io::Result<()>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -95,4 +99,25 @@ fn wait_for_signal() -> impl Future<Output = io::Result<()>> {
 #[cfg(not(unix))]
 async fn wait_for_signal() -> io::Result<()> {
     tokio::signal::ctrl_c().await
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Many times, since which of the two is polled first is left to chance.
+    #[test]
+    fn a_signal_with_the_first_thing_a_command_does_asks_it_to_stop() {
+        let kill = &format!("kill -TERM {}", std::process::id());
+        for _ in 0..16 {
+            let exit = on_runtime(Signals::Quiet, |shutdown| async move {
+                assert!(Command::new("sh").args(["-c", kill]).status().unwrap().success());
+                shutdown.cancelled().await;
+                Exit::Done
+            });
+            assert_eq!(exit, Exit::Done);
+        }
+    }
 }
