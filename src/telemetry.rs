@@ -42,8 +42,10 @@ pub enum LogFormat {
 /// # Errors
 /// When the directive cannot be read. A second call in one process changes nothing.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), String> {
-    // The client of NATS tells every connection at INFO, and the transport tells what matters.
-    let quiet = if filter.contains("async_nats") { "" } else { ",async_nats=warn" };
+    // The client of NATS tells every connection at INFO, and the transport tells what matters. That of Kafka
+    // tells of a consumer that is closed, as it is dropped, that it cannot be closed.
+    let quiet = [("async_nats", ",async_nats=warn"), ("rdkafka", ",rdkafka::consumer::base_consumer=off")];
+    let quiet: String = quiet.iter().filter(|(of, _)| !filter.contains(of)).map(|(_, less)| *less).collect();
     // A word that is no level is a target to the filter, of which then all is shown and of others nothing.
     if let Some(word) = filter.split(',').map(str::trim).find(|part| !part.is_empty() && is_no_level(part)) {
         return Err(format!("the log filter `{filter}` cannot be read: `{word}` is no level"));

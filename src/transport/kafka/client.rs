@@ -180,15 +180,24 @@ impl Clients {
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
-    /// Reads events: of nobody's group, or as a group that shares the partitions out.
-    pub(super) fn reader(&self, group: Option<&str>) -> Result<BaseConsumer<Context>, TransportError> {
+    /// Reads events: of nobody's group, or as a group that shares the partitions out; `to_an_end` that is
+    /// known, or whatever comes.
+    pub(super) fn reader(
+        &self,
+        group: Option<&str>,
+        to_an_end: bool,
+    ) -> Result<BaseConsumer<Context>, TransportError> {
         // So much is read ahead, not 64 MB, and asked for of each partition at once, not 1 MB: it comes
         // compressed, and JSON takes ten times as much when it is not. So little is soon read, and waited
-        // for no longer. It polls all the time, and is to see when a topic grows or goes.
+        // for no longer. To an end little waits for anything: not for the next broker to be connected, and not for
+        // one that is asked for what was read already. It polls all the time, and is to see when a topic
+        // grows or goes.
         let mut config = self.over(&[
             ("queued.max.messages.kbytes", "2048"),
             ("fetch.message.max.bytes", "131072"),
             ("fetch.queue.backoff.ms", "2"),
+            ("fetch.wait.max.ms", if to_an_end { "10" } else { "100" }),
+            ("reconnect.backoff.ms", "22"),
             ("topic.metadata.refresh.interval.ms", "300000"),
         ]);
         config
@@ -198,8 +207,7 @@ impl Clients {
             .set("enable.auto.offset.store", "false")
             // A group may get partitions that were added to the topic: those from their beginning.
             .set("auto.offset.reset", if group.is_some() { "earliest" } else { "error" })
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("fetch.wait.max.ms", "100");
+            .set("partition.assignment.strategy", "cooperative-sticky");
         config.create_with_context(self.context.clone()).map_err(|e| self.error("create a consumer", &e))
     }
 
@@ -387,6 +395,18 @@ pub(crate) fn not_a_property(name: &str, value: &str) -> Option<String> {
         Ok(_) => None,
         Err(KafkaError::ClientConfig(_, problem, ..)) => Some(problem),
         Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Closes a consumer; a member of a group leaves it by that. One that is merely dropped is looked after
+/// every 100 ms only, and a short reading would take as long again.
+pub(super) fn close(consumer: &BaseConsumer<Context>) {
+    if let Err(error) = consumer.close_queue() {
+        debug!(%error, "closing a consumer");
+        return;
+    }
+    while !consumer.closed() {
+        consumer.poll(Duration::from_millis(1));
     }
 }
 

@@ -38,6 +38,10 @@ use source::{Offsets, Source};
 /// How long an empty poll waits.
 const POLL: Duration = Duration::from_millis(50);
 
+/// The same where an end is known. A transaction's last record is none that a poll would return with, and the
+/// end of most topics.
+const POLL_TO_END: Duration = Duration::from_millis(2);
+
 /// So long a batch that is not full waits for the next record: what is handed over wakes somebody.
 const LINGER: Duration = Duration::from_millis(1);
 
@@ -147,7 +151,7 @@ impl Reading {
         let clients = Clients::new(config)?;
         let joined = options.name.is_some() && options.bound == Bound::Follow && options.partition.is_none();
         let group = options.name.as_ref().map(ConsumerName::as_str);
-        let consumer = clients.reader(group)?;
+        let consumer = clients.reader(group, options.bound == Bound::End)?;
         let source = Source { clients, consumer, topic: config.topic.clone(), joined };
         let partitions = partitions(&source, options.partition)?;
         let now = options.clock.now();
@@ -185,7 +189,11 @@ impl Reading {
         let mut at = Offsets::new();
         let source = Arc::clone(&self.source);
         loop {
-            let wait = if self.batch.is_empty() { POLL } else { LINGER };
+            let wait = match (&self.ends, self.batch.is_empty()) {
+                (_, false) => LINGER,
+                (Some(_), true) => POLL_TO_END,
+                (None, true) => POLL,
+            };
             match source.consumer.poll(wait) {
                 Some(Ok(message)) => {
                     let wanted = self.is_wanted(&message);

@@ -14,7 +14,7 @@ use super::places::no_topic;
 use crate::transport::{
     TransportError, TransportErrorKind as Kind,
     kafka::{
-        client::{Clients, REQUEST},
+        client::{Clients, REQUEST, close},
         context::Context,
         errors::{all_answered, code, is_no_topic},
     },
@@ -150,6 +150,12 @@ impl Source {
     /// it is waited for.
     pub(super) fn until(&self, partitions: &[i32], time: Timestamp) -> Result<Offsets, TransportError> {
         self.at_time(&self.clients.uncommitted()?, partitions, time)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        close(&self.consumer);
     }
 }
 
