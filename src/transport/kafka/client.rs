@@ -189,9 +189,8 @@ impl Clients {
     ) -> Result<BaseConsumer<Context>, TransportError> {
         // So much is read ahead, not 64 MB, and asked for of each partition at once, not 1 MB: it comes
         // compressed, and JSON takes ten times as much when it is not. So little is soon read, and waited
-        // for no longer. To an end little waits for anything: not for the next broker to be connected, and not for
-        // one that is asked for what was read already. It polls all the time, and is to see when a topic
-        // grows or goes.
+        // for no longer. Nothing is to wait for the next broker to be connected, or for one that is asked
+        // for what was read to its end. It polls all the time, and is to see when a topic grows or goes.
         let mut config = self.over(&[
             ("queued.max.messages.kbytes", "2048"),
             ("fetch.message.max.bytes", "131072"),
