@@ -15,6 +15,14 @@ pub struct Amount {
     value: Decimal,
 }
 
+/// The same, where it was read: nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct AmountRef<'a> {
+    text: &'a str,
+    unit: &'a str,
+    value: Decimal,
+}
+
 /// A text that is not an amount, or one with more digits than can be held exactly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a decimal amount of at most 28 digits")]
@@ -48,6 +56,11 @@ impl Amount {
             Some(before) if before.text == text && before.unit == unit => Ok(before.clone()),
             _ => Self::parse(text, unit),
         }
+    }
+
+    /// Where it is.
+    pub fn borrowed(&self) -> AmountRef<'_> {
+        AmountRef { text: &self.text, unit: &self.unit, value: self.value }
     }
 
     /// Whether the value is another's, which is nearly always to be seen without any arithmetic.
@@ -92,6 +105,31 @@ impl Amount {
     /// Whether the value is zero, however it is written.
     pub const fn is_zero(&self) -> bool {
         self.value.is_zero()
+    }
+}
+
+impl<'a> AmountRef<'a> {
+    /// As [`Amount::parse_after`]; `None` where that is an error.
+    pub fn parse_after(before: Option<&Self>, text: &'a str, unit: &'a str) -> Option<Self> {
+        match before {
+            Some(before) if before.text == text => Some(Self { unit, ..*before }),
+            _ => Some(Self { text, unit, value: parse_plain(text).or_else(|| parse_exact(text))? }),
+        }
+    }
+
+    /// AWS's unit.
+    pub const fn unit(&self) -> &'a str {
+        self.unit
+    }
+
+    /// The exact value.
+    pub const fn value(&self) -> Decimal {
+        self.value
+    }
+
+    /// A copy that is its own.
+    pub fn to_amount(self) -> Amount {
+        Amount { text: self.text.into(), unit: self.unit.into(), value: self.value }
     }
 }
 

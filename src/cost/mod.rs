@@ -7,7 +7,7 @@ mod key;
 mod period;
 mod utc;
 
-pub use amount::{Amount, AmountError};
+pub use amount::{Amount, AmountError, AmountRef};
 pub use key::{CostKey, Scope, Slugs, query_digest, slug};
 pub use period::{Granularity, Period, PeriodError};
 pub(crate) use utc::parse_instant;

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
+use smallvec::SmallVec;
+
 use super::Published;
-use crate::cost::{Amount, Amounts, CostKey, CostRecord};
+use crate::cost::{Amount, AmountRef, Amounts, CostKey, CostMetric, CostRecord};
 
 /// How a key came to have another event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +68,47 @@ pub struct Statement {
     pub status: Status,
     /// AWS's `Date` for the page that gave the figures, whole seconds.
     pub observed_at: Timestamp,
+}
+
+/// The same, where it was read: nothing is copied.
+#[derive(Clone, Debug)]
+pub struct Stated<'a> {
+    /// From 1.
+    pub revision: u32,
+    /// In the order of the metrics.
+    pub amounts: SmallVec<[(CostMetric, AmountRef<'a>); 2]>,
+    /// AWS's flag.
+    pub estimated: bool,
+    /// Live or removed.
+    pub status: Status,
+    /// Whole seconds.
+    pub observed_at: Timestamp,
+}
+
+impl Statement {
+    /// Where it is.
+    pub fn borrowed(&self) -> Stated<'_> {
+        Stated {
+            revision: self.revision,
+            amounts: self.amounts.iter().map(|(metric, amount)| (*metric, amount.borrowed())).collect(),
+            estimated: self.estimated,
+            status: self.status,
+            observed_at: self.observed_at,
+        }
+    }
+}
+
+impl Stated<'_> {
+    /// A copy that is its own.
+    pub fn to_statement(&self) -> Statement {
+        Statement {
+            revision: self.revision,
+            amounts: self.amounts.iter().map(|(metric, amount)| (*metric, amount.to_amount())).collect(),
+            estimated: self.estimated,
+            status: self.status,
+            observed_at: self.observed_at,
+        }
+    }
 }
 
 /// One event to be: a key, what is stated of it now, and what was stated before.

@@ -3,19 +3,16 @@
 //! It is an index, not a store: it does no IO, and only `recover` and receipts change it. A row is
 //! 80 bytes with two figures in place; names are kept once, so a vanished row can still be named.
 
-use std::hash::BuildHasher as _;
-
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use jiff::Timestamp;
-use rust_decimal::Decimal;
 use smallvec::SmallVec;
 
 use super::{
-    Restore, Statement, Status,
+    Restore, Stated, Statement, Status,
     names::{NameId, Names},
+    table::{Figure, Row, Table},
 };
 use crate::{
-    cost::{Amount, Amounts, CostKey, CostMetric, CostRecord, Granularity, Period},
+    cost::{Amount, Amounts, CostKey, CostMetric, CostRecord, Period},
     poller::Window,
 };
 
@@ -23,9 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Ledger {
     names: Names,
-    rows: Vec<Row>,
-    index: HashTable<u32>,
-    hasher: DefaultHashBuilder,
+    table: Table,
     recovered_to: Option<u64>,
     window: Option<Window>,
 }
@@ -48,31 +43,6 @@ pub struct Published<'a> {
     names: &'a Names,
 }
 
-#[derive(Debug)]
-pub(super) struct Row {
-    hours: i32,
-    service: NameId,
-    /// `NameId::NONE` without a second grouping.
-    group: NameId,
-    revision: u32,
-    /// Whole seconds since 1970, good until 2106.
-    observed_at: u32,
-    /// Where the newest event lies in the log; 0 where the transport has no such place.
-    sequence: u64,
-    granularity: Granularity,
-    status: Status,
-    estimated: bool,
-    /// The metrics stated, one bit each; their figures follow in the order of `CostMetric`.
-    metrics: u8,
-    figures: SmallVec<[Figure; 2]>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Figure {
-    value: Decimal,
-    unit: NameId,
-}
-
 impl Ledger {
     /// An empty ledger, nothing recovered.
     pub fn new() -> Self {
@@ -81,12 +51,12 @@ impl Ledger {
 
     /// How many keys are known.
     pub const fn len(&self) -> usize {
-        self.rows.len()
+        self.table.rows().len()
     }
 
     /// Whether no key is known.
     pub const fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.table.rows().is_empty()
     }
 
     /// The proven end of the log this ledger stands at, in the transport's own count; `None` until
@@ -132,7 +102,7 @@ impl Ledger {
             None => NameId::NONE,
             Some(group) => self.names.get(group)?,
         };
-        self.position(key.period, service, group).map(RowId)
+        self.table.find(key.period, service, group).map(RowId)
     }
 
     /// The same, where the key of the row `before` was looked for just before: AWS lists rows in much
@@ -146,7 +116,11 @@ impl Ledger {
                 && self.names.text(row.service) == key.service
                 && group == key.group
         };
-        if self.rows.get(next as usize).is_some_and(is_it) { Some(RowId(next)) } else { self.find(key) }
+        if self.table.rows().get(next as usize).is_some_and(is_it) {
+            Some(RowId(next))
+        } else {
+            self.find(key)
+        }
     }
 
     /// What was last published of a key.
@@ -156,12 +130,12 @@ impl Ledger {
 
     /// What a row states.
     pub fn get(&self, id: RowId) -> Published<'_> {
-        Published { row: &self.rows[id.0 as usize], names: &self.names }
+        Published { row: &self.table.rows()[id.0 as usize], names: &self.names }
     }
 
     /// Every row, in the order in which the keys were first published.
     pub fn rows(&self) -> impl Iterator<Item = (RowId, Published<'_>)> {
-        (0_u32..).map(RowId).take(self.rows.len()).map(|id| (id, self.get(id)))
+        (0_u32..).map(RowId).take(self.table.rows().len()).map(|id| (id, self.get(id)))
     }
 
     /// Takes over what the log states of a key. A revision no higher than the known one is old
@@ -172,8 +146,8 @@ impl Ledger {
 
     /// The same, with the place of the event in the log.
     pub fn apply_at(&mut self, key: &CostKey<'_>, statement: &Statement, sequence: u64) {
-        let row = self.row(key, statement, sequence);
-        self.enter(row);
+        let row = self.row(key, &statement.borrowed(), sequence);
+        self.table.enter(row);
     }
 
     /// The same, of many keys.
@@ -181,12 +155,16 @@ impl Ledger {
         Restore::new(self)
     }
 
-    /// What a log states of a key as a row, and the hash under which the index has its key.
-    pub(super) fn row(&mut self, key: &CostKey<'_>, statement: &Statement, sequence: u64) -> (u64, Row) {
+    pub(super) const fn table(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// What a log states of a key.
+    pub(super) fn row(&mut self, key: &CostKey<'_>, stated: &Stated<'_>, sequence: u64) -> Row {
         let service = self.names.intern(key.service);
         let group = key.group.map_or(NameId::NONE, |group| self.names.intern(group));
         let mut figures: SmallVec<[Figure; 2]> = SmallVec::new();
-        for (_, amount) in &statement.amounts {
+        for (_, amount) in &stated.amounts {
             // One unit is that of all metrics but quantities.
             let unit = match figures.last() {
                 Some(last) if self.names.text(last.unit) == amount.unit() => last.unit,
@@ -194,91 +172,19 @@ impl Ledger {
             };
             figures.push(Figure { value: amount.value(), unit });
         }
-        let row = Row {
+        Row {
             figures,
             hours: key.period.hours(),
             service,
             group,
-            revision: statement.revision,
-            observed_at: u32::try_from(statement.observed_at.as_second().max(0)).unwrap_or(u32::MAX),
+            revision: stated.revision,
+            observed_at: u32::try_from(stated.observed_at.as_second().max(0)).unwrap_or(u32::MAX),
             sequence,
             granularity: key.period.granularity(),
-            status: statement.status,
-            estimated: statement.estimated,
-            metrics: statement.amounts.iter().fold(0, |set, (metric, _)| set | bit(*metric)),
-        };
-        (row.hash(&self.hasher), row)
-    }
-
-    /// Whatever the index has where a hash leads.
-    pub(super) fn look_at(&self, hash: u64) -> Option<&u32> {
-        self.index.find(hash, |_| false)
-    }
-
-    /// Takes a row in, unless it is old news.
-    pub(super) fn enter(&mut self, (hash, row): (u64, Row)) {
-        if self.index.len() == self.index.capacity() {
-            self.grow_index();
+            status: stated.status,
+            estimated: stated.estimated,
+            metrics: stated.amounts.iter().fold(0, |set, (metric, _)| set | bit(*metric)),
         }
-        let (rows, hasher) = (&self.rows, &self.hasher);
-        let entry = self.index.entry(
-            hash,
-            |&position| rows[position as usize].has_key_of(&row),
-            |&position| rows[position as usize].hash(hasher),
-        );
-        match entry {
-            Entry::Occupied(position) => {
-                let known = &mut self.rows[*position.get() as usize];
-                if known.revision < row.revision {
-                    *known = row;
-                }
-            }
-            Entry::Vacant(place) => {
-                let position =
-                    u32::try_from(self.rows.len()).expect("four thousand million keys do not fit in memory");
-                place.insert(position);
-                if self.rows.len() == self.rows.capacity() {
-                    // An eighth more, not twice as much: the ledger is the memory this program needs.
-                    self.rows.reserve_exact(self.rows.len() / 8 + 64);
-                }
-                self.rows.push(row);
-            }
-        }
-    }
-
-    /// Doubles the index in the order of the rows: in its own, every row is a miss of the cache.
-    fn grow_index(&mut self) {
-        let (rows, hasher) = (&self.rows, &self.hasher);
-        let hash = |row: &Row| row.hash(hasher);
-        let mut index = HashTable::with_capacity(2 * rows.len());
-        for (position, row) in (0_u32..).zip(rows) {
-            index.insert_unique(hash(row), position, |&position| hash(&rows[position as usize]));
-        }
-        self.index = index;
-    }
-
-    fn position(&self, period: Period, service: NameId, group: NameId) -> Option<u32> {
-        let hash = hash(&self.hasher, period.hours(), period.granularity(), service, group);
-        self.index
-            .find(hash, |&position| {
-                let row = &self.rows[position as usize];
-                row.hours == period.hours()
-                    && row.service == service
-                    && row.group == group
-                    && row.granularity == period.granularity()
-            })
-            .copied()
-    }
-}
-
-impl Row {
-    fn has_key_of(&self, other: &Self) -> bool {
-        (self.hours, self.service, self.group, self.granularity)
-            == (other.hours, other.service, other.group, other.granularity)
-    }
-
-    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
-        hash(hasher, self.hours, self.granularity, self.service, self.group)
     }
 }
 
@@ -365,16 +271,6 @@ const fn bit(metric: CostMetric) -> u8 {
     1 << metric as u8
 }
 
-fn hash(
-    hasher: &DefaultHashBuilder,
-    hours: i32,
-    granularity: Granularity,
-    service: NameId,
-    group: NameId,
-) -> u64 {
-    hasher.hash_one((hours, granularity, service, group))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -382,6 +278,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cost::Granularity;
 
     fn statement(revision: u32, amounts: &[(CostMetric, &str, &str)]) -> Statement {
         Statement {
@@ -394,11 +291,6 @@ mod tests {
             status: Status::Live,
             observed_at: Timestamp::from_second(1_700_000_000).unwrap(),
         }
-    }
-
-    #[test]
-    fn a_row_is_80_bytes() {
-        assert_eq!(size_of::<Row>(), 80);
     }
 
     #[test]
@@ -448,10 +340,10 @@ mod tests {
                 let key = CostKey { period, service: services[service], group: group.map(|g| groups[g]) };
                 let statement = statement(*revision, &[(CostMetric::UnblendedCost, "1", "USD")]);
                 ledger.apply(&key, &statement);
-                restore.apply(&key, &statement, 0);
+                restore.apply(&key, &statement.borrowed(), 0);
             }
             drop(restore);
-            let all = |ledger: &Ledger| format!("{:?}", ledger.rows);
+            let all = |ledger: &Ledger| format!("{:?}", ledger.table.rows());
             prop_assert_eq!(all(&ledger), all(&restored), "a few at a time, it is the same");
             prop_assert_eq!(ledger.len(), model.len());
             let mut before = None;

@@ -8,9 +8,10 @@ mod connection_state;
 mod ledger;
 mod names;
 mod restore;
+mod table;
 
 pub use absence::{Judgement, Sightings};
-pub use change::{Change, ChangeKind, Statement, Status};
+pub use change::{Change, ChangeKind, Stated, Statement, Status};
 pub use connection_state::{Claim, ConnectionState, MissingRow, MonthState, PollState};
 pub use ledger::{Ledger, Published, RowId};
 pub use restore::Restore;

@@ -13,7 +13,7 @@ mod state_record;
 mod stated;
 
 pub(crate) use scan::Scan;
-pub use state_record::{RecordError, StateRecord};
+pub use state_record::{RecordError, StateRecord, StateRef};
 pub(crate) use stated::StatedData;
 #[cfg(feature = "nats")]
 pub(crate) use stated::Stating;

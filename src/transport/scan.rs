@@ -36,16 +36,20 @@ impl<'a> Scan<'a> {
     #[inline]
     pub(crate) fn text(&mut self) -> Option<&'a str> {
         let (text, rest) = self.0.split_at(plain_run(self.0.as_bytes()));
-        self.0 = rest.strip_prefix('"')?;
+        if rest.as_bytes().first() != Some(&b'"') {
+            return None;
+        }
+        self.0 = rest.get(1..)?;
         Some(text)
     }
 
     /// A whole number.
+    #[inline]
     pub(crate) fn number<N: FromStr>(&mut self) -> Option<N> {
         let end = self.0.bytes().position(|byte| !byte.is_ascii_digit())?;
         let (digits, rest) = self.0.split_at(end);
         self.0 = rest;
-        (digits.len() == 1 || !digits.starts_with('0')).then(|| digits.parse().ok()).flatten()
+        (digits.len() == 1 || digits.as_bytes().first() != Some(&b'0')).then(|| digits.parse().ok()).flatten()
     }
 
     /// A truth value.

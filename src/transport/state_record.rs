@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::Deserialize;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::Scan;
 use crate::{
-    cost::{Amount, Amounts, CostKey, CostMetric, Period, parse_instant},
-    dedup::{Statement, Status},
+    cost::{Amount, AmountRef, CostKey, CostMetric, Period, parse_instant},
+    dedup::{Stated, Statement, Status},
     event::{Object, put_number, put_text},
 };
 
@@ -31,6 +32,19 @@ pub struct StateRecord {
     /// The newest event's id.
     pub event_id: Uuid,
     /// Where that event lies, partition and offset, where it is kept apart from its state.
+    pub place: Option<(i32, u64)>,
+}
+
+/// The same, where it was read: nothing is copied.
+#[derive(Clone, Debug)]
+pub struct StateRef<'a> {
+    /// Whose state it is.
+    pub key: CostKey<'a>,
+    /// The state.
+    pub stated: Stated<'a>,
+    /// The newest event's id.
+    pub event_id: Uuid,
+    /// Where that event lies, partition and offset.
     pub place: Option<(i32, u64)>,
 }
 
@@ -79,8 +93,8 @@ struct Figure<'a>(
 );
 
 /// The figures of a record just as [`StateRecord::to_json`] writes them.
-fn amounts_as_written(scan: &mut Scan<'_>) -> Option<Amounts> {
-    let mut amounts = Amounts::new();
+fn amounts_as_written<'a>(scan: &mut Scan<'a>) -> Option<SmallVec<[(CostMetric, AmountRef<'a>); 2]>> {
+    let mut amounts = SmallVec::new();
     scan.skip(br#","amounts":["#)?;
     while if amounts.is_empty() { scan.skips(b"[\"") } else { scan.skips(b",[\"") } {
         let metric = CostMetric::from_aws_name(scan.text()?)?;
@@ -88,7 +102,7 @@ fn amounts_as_written(scan: &mut Scan<'_>) -> Option<Amounts> {
         let unit = scan.skip(b",\"")?.text()?;
         scan.skip(b"]")?;
         let before = amounts.last().map(|(_, amount)| amount);
-        let amount = Amount::parse_after(before, text, unit).ok()?;
+        let amount = AmountRef::parse_after(before, text, unit)?;
         amounts.push((metric, amount));
     }
     scan.skip(b"]")?;
@@ -147,35 +161,18 @@ impl StateRecord {
         String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
 
+    /// Where it is.
+    pub fn borrowed(&self) -> StateRef<'_> {
+        let Self { event_id, place, .. } = *self;
+        StateRef { key: self.key(), stated: self.statement.borrowed(), event_id, place }
+    }
+
     /// Reads what [`StateRecord::to_json`] wrote.
     ///
     /// # Errors
     /// When it was written by a newer version, or is something else.
     pub fn from_json(json: &str) -> Result<Self, RecordError> {
-        Self::as_written(json).map_or_else(|| Self::as_json(json), Ok)
-    }
-
-    /// A record just as [`StateRecord::to_json`] writes it, as nearly every one is.
-    fn as_written(json: &str) -> Option<Self> {
-        let mut scan = Scan::new(json);
-        let period = Period::from_label(scan.skip(br#"{"version":1,"period":""#)?.text()?)?;
-        let service = scan.skip(br#","service":""#)?.text()?.into();
-        let group = if scan.skips(br#","group":""#) { Some(scan.text()?.into()) } else { None };
-        let revision = scan.skip(br#","revision":"#)?.number()?;
-        let amounts = amounts_as_written(&mut scan)?;
-        let estimated = scan.skip(br#","estimated":"#)?.flag()?;
-        let status = Status::from_name(scan.skip(br#","status":""#)?.text()?)?;
-        let observed_at = parse_instant(scan.skip(br#","observedAt":""#)?.text()?)?;
-        let event_id = Uuid::try_parse(scan.skip(br#","eventId":""#)?.text()?).ok()?;
-        let mut place = None;
-        if scan.skips(br#","place":["#) {
-            let partition = scan.number()?;
-            place = Some((partition, scan.skip(b",")?.number()?));
-            scan.skip(b"]")?;
-        }
-        scan.end("}")?;
-        let statement = Statement { revision, amounts, estimated, status, observed_at };
-        Some(Self { period, service, group, statement, event_id, place })
+        StateRef::as_written(json).map_or_else(|| Self::as_json(json), |record| Ok(record.to_record()))
     }
 
     /// Any record, and why a text is none.
@@ -214,6 +211,61 @@ impl StateRecord {
             event_id: stored.event_id,
             place: stored.place,
         })
+    }
+}
+
+impl<'a> StateRef<'a> {
+    /// Gives `take` the record in a text.
+    ///
+    /// # Errors
+    /// As [`StateRecord::from_json`].
+    #[inline]
+    pub fn read<T>(json: &str, take: impl FnOnce(&StateRef<'_>) -> T) -> Result<T, RecordError> {
+        match StateRef::as_written(json) {
+            Some(record) => Ok(take(&record)),
+            None => StateRecord::as_json(json).map(|record| take(&record.borrowed())),
+        }
+    }
+
+    /// A record just as [`StateRecord::to_json`] writes it, as nearly every one is.
+    #[inline]
+    fn as_written(json: &'a str) -> Option<Self> {
+        let mut scan = Scan::new(json);
+        let period = Period::from_label(scan.skip(br#"{"version":1,"period":""#)?.text()?)?;
+        let service = scan.skip(br#","service":""#)?.text()?;
+        let group = if scan.skips(br#","group":""#) { Some(scan.text()?) } else { None };
+        let revision = scan.skip(br#","revision":"#)?.number()?;
+        let amounts = amounts_as_written(&mut scan)?;
+        let estimated = scan.skip(br#","estimated":"#)?.flag()?;
+        let status = Status::from_name(scan.skip(br#","status":""#)?.text()?)?;
+        let observed_at = parse_instant(scan.skip(br#","observedAt":""#)?.text()?)?;
+        let event_id = Uuid::try_parse(scan.skip(br#","eventId":""#)?.text()?).ok()?;
+        let mut place = None;
+        if scan.skips(br#","place":["#) {
+            let partition = scan.number()?;
+            place = Some((partition, scan.skip(b",")?.number()?));
+            scan.skip(b"]")?;
+        }
+        scan.end("}")?;
+        let key = CostKey { period, service, group };
+        Some(Self {
+            key,
+            stated: Stated { revision, amounts, estimated, status, observed_at },
+            event_id,
+            place,
+        })
+    }
+
+    /// A copy that is its own.
+    pub fn to_record(&self) -> StateRecord {
+        StateRecord {
+            period: self.key.period,
+            service: self.key.service.into(),
+            group: self.key.group.map(Into::into),
+            statement: self.stated.to_statement(),
+            event_id: self.event_id,
+            place: self.place,
+        }
     }
 }
 
@@ -257,7 +309,7 @@ mod tests {
         let json = record().to_json_at(Some((5, 4_294_967_296)));
         assert!(json.ends_with(r#"-000000000000","place":[5,4294967296]}"#), "{json}");
         let placed = StateRecord { place: Some((5, 4_294_967_296)), ..record() };
-        assert_eq!(StateRecord::as_written(&json), Some(placed.clone()));
+        assert_eq!(StateRef::as_written(&json).map(|record| record.to_record()), Some(placed.clone()));
         assert_eq!(placed.to_json(), json);
     }
 
@@ -282,7 +334,7 @@ mod tests {
             assert_eq!(StateRecord::from_json(&serde_json::to_string_pretty(&tree).unwrap()), Ok(record));
         }
         let json = record().to_json();
-        assert!(StateRecord::as_written(&json).is_some());
+        assert!(StateRef::as_written(&json).is_some());
         for (from, to) in [
             ("EC2", "EC2\n"),
             (":7,", ":07,"),
@@ -298,7 +350,7 @@ mod tests {
         ] {
             let near = json.replacen(from, to, 1);
             assert_ne!(near, json, "{from}");
-            assert!(StateRecord::as_written(&near).is_none(), "{near}");
+            assert!(StateRef::as_written(&near).is_none(), "{near}");
             assert!(matches!(StateRecord::from_json(&near), Err(RecordError::Malformed(_))), "{near}");
         }
     }

@@ -377,6 +377,38 @@ async fn a_foreign_record_is_refused_and_left_as_it_is() {
     assert_eq!(error.kind, Kind::Foreign, "{error}");
 }
 
+/// One thread reads a long log, another takes its records apart and a third enters them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_recovered_whole_and_refused_for_one_record() {
+    let config = config(Broker::shared(), "long");
+    let mut process = Process::new(&config);
+    process.recover().await.unwrap();
+    let services: Vec<String> = (0..9_000).map(|number| format!("Service {number}")).collect();
+    for revision in 1..=3 {
+        let changes: Vec<_> = services.iter().map(|service| change(service, revision)).collect();
+        process.publish(&changes).await.unwrap();
+        process.recover().await.unwrap();
+    }
+    let mut restarted = Process::new(&config);
+    restarted.recover().await.unwrap();
+    assert_eq!(restarted.ledger.len(), services.len());
+    assert_eq!(restarted.ledger.recovered_to(), process.ledger.recovered_to());
+    assert!(restarted.ledger.rows().all(|(_, row)| row.revision() == 3));
+
+    // With more behind it than waits for the other thread.
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
+    let foreign = |partition| {
+        let record = FutureRecord::to(&config.state_topic).partition(partition).key("dear").payload("diary");
+        producer.send(record, Duration::from_secs(10))
+    };
+    for partition in 0..8 {
+        foreign(partition).await.unwrap();
+    }
+    let error = Process::new(&config).recover().await.unwrap_err();
+    assert_eq!(error.kind, Kind::Foreign, "{error}");
+}
+
 /// Only the row that is too large fails; whether the client knows the topic's limit or only the broker.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_too_large_fails_alone() {

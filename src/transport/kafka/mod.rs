@@ -51,6 +51,7 @@ use view::View;
 use super::{Batch, Delivery, StateRecord, Transport, TransportError, TransportErrorKind as Kind};
 use crate::{
     config::{DeliveryMode, KafkaConfig, LostState},
+    cost::CostKey,
     dedup::{ConnectionState, Ledger},
 };
 
@@ -259,9 +260,9 @@ impl Inner {
                             .place
                             .is_none_or(|(at, event)| event_ends.get(&at).is_some_and(|end| event < *end));
                         if stored {
-                            restore.apply(&record.key(), &record.statement, 0);
+                            restore.apply(&record.key, &record.stated, 0);
                         } else {
-                            tracing::debug!(key = %record.key(), "its event is gone");
+                            tracing::debug!(key = %record.key, "its event is gone");
                         }
                     }
                     Read::Connection { scope: of, record } => {
@@ -336,7 +337,7 @@ impl Inner {
     /// Learns the connections' records of a partition that are committed by now.
     fn scan(&self, partition: i32) -> Result<(), TransportError> {
         let from = self.view().scanned(partition);
-        let note = |offset, read| {
+        let note = |offset, read: Read<'_, '_>| {
             if let Read::Connection { scope, record } = read {
                 self.view().note(scope, offset, *record);
             }
@@ -362,7 +363,7 @@ impl Inner {
         until: Until,
         stalled: impl FnMut(),
         wanted: Wanted<'_>,
-        mut each: impl FnMut(u64, Read) -> Result<(), TransportError>,
+        mut each: impl FnMut(u64, Read<'_, '_>) -> Result<(), TransportError> + Send,
     ) -> Result<u64, TransportError> {
         let topic = &*self.config.state_topic;
         let (low, mut end) = match until {
@@ -397,10 +398,7 @@ impl Inner {
             |message| {
                 let place = format_args!("{topic}/{partition}/{}", message.offset());
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
-                match record::read(place, message.key(), message.payload(), wanted)? {
-                    Some(read) => each(offset, read),
-                    None => Ok(()),
-                }
+                record::read(place, message.key(), message.payload(), wanted, |read| each(offset, read))
             },
         );
         match &read {
@@ -436,12 +434,12 @@ impl Inner {
         let layout = self.layout()?;
         let mut records: BTreeMap<String, BTreeMap<String, StateRecord>> = BTreeMap::new();
         for partition in 0..layout.state_partitions {
-            let note = |offset, read| {
+            let note = |offset, read: Read<'_, '_>| {
                 match read {
                     Read::Key { scope, record } => {
-                        let key =
-                            format!("{}\0{}\0{:?}", record.period.label(), record.service, record.group);
-                        records.entry(scope.into()).or_default().insert(key, record);
+                        let CostKey { period, service, group } = record.key;
+                        let key = format!("{}\0{service}\0{group:?}", period.label());
+                        records.entry(scope.to_owned()).or_default().insert(key, record.to_record());
                     }
                     Read::Connection { scope, record } => self.view().note(scope, offset, *record),
                 }

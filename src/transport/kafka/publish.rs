@@ -143,7 +143,7 @@ impl Inner {
         {
             return Ok(());
         }
-        let look = |offset, read| match read {
+        let look = |offset, read: Read<'_, '_>| match read {
             Read::Connection { scope, .. } if scope != batch.scope => Ok(()),
             _ => {
                 let message =

@@ -3,8 +3,16 @@
 //! The end is the high watermark, open transactions included, and it is reached when the position of
 //! a `read_committed` consumer is there: everything before it is then either committed and read, or
 //! aborted. Neither an empty poll nor the end-of-partition event proves that.
+//!
+//! Of a long log one thread asks the client for records and another takes them apart.
 
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    panic::resume_unwind,
+    sync::mpsc::sync_channel,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -20,6 +28,19 @@ use super::{
 };
 use crate::transport::{TransportError, TransportErrorKind as Kind};
 
+/// Records that are ready, in their order. They are let go together: the client's thread makes records where
+/// these are freed, and each has to wait for the other.
+type Part<'a> = Vec<BorrowedMessage<'a>>;
+
+/// So many records make a part.
+const PART: usize = 2048;
+
+/// So many parts wait to be taken apart.
+const WAITING: usize = 4;
+
+/// A log of so many records is worth another thread.
+const LONG: u64 = 10_000;
+
 /// Without progress for so long, an open transaction of a process that died is in the way: one that is
 /// being written is committed sooner, also on a busy broker, and would be fenced in vain.
 const STALL: Duration = Duration::from_secs(2);
@@ -34,8 +55,33 @@ pub(super) fn read(
     consumer: &BaseConsumer<Context>,
     (topic, partition): (&str, i32),
     (from, to): (u64, u64),
+    stalled: impl FnMut(),
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), TransportError> + Send,
+) -> Result<(), TransportError> {
+    let take = move |part: Part<'_>| part.iter().try_for_each(&mut each);
+    if to.saturating_sub(from) < LONG {
+        return poll(clients, consumer, (topic, partition), (from, to), stalled, take);
+    }
+    thread::scope(|threads| {
+        let (parts, ready) = sync_channel(WAITING);
+        let other = threads.spawn(move || ready.into_iter().try_for_each(take));
+        // Once a record is refused nobody takes any more; why, the other thread says.
+        let gone = |_| TransportError::new(Kind::Unknown, "reading was given up");
+        let give = |part| parts.send(part).map_err(gone);
+        let polled = poll(clients, consumer, (topic, partition), (from, to), stalled, give);
+        drop(parts);
+        other.join().unwrap_or_else(|panic| resume_unwind(panic)).and(polled)
+    })
+}
+
+/// As [`read`], by the part.
+fn poll<'a>(
+    clients: &Clients,
+    consumer: &'a BaseConsumer<Context>,
+    (topic, partition): (&str, i32),
+    (from, to): (u64, u64),
     mut stalled: impl FnMut(),
-    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), TransportError>,
+    mut give: impl FnMut(Part<'a>) -> Result<(), TransportError>,
 ) -> Result<(), TransportError> {
     if from >= to {
         return Ok(());
@@ -47,19 +93,24 @@ pub(super) fn read(
     at.add_partition_offset(topic, partition, offset).map_err(|e| fail(&e))?;
     consumer.assign(&at).map_err(|e| fail(&e))?;
 
+    let mut part = Part::new();
     let mut position = from;
     let mut progress = Instant::now();
     // A clock for every record would be a good part of its price: it is looked at when none is there.
     let mut moved = false;
     let mut told = false;
     while position < to {
-        match consumer.poll(Duration::from_millis(20)) {
+        let ready = consumer.poll(Duration::ZERO);
+        if (ready.is_none() && !part.is_empty()) || part.len() == PART {
+            give(mem::take(&mut part))?;
+        }
+        match ready.or_else(|| consumer.poll(Duration::from_millis(20))) {
             Some(Ok(message)) => {
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
                 if offset >= to {
-                    return Ok(());
+                    break;
                 }
-                each(&message)?;
+                part.push(message);
                 position = offset + 1;
                 moved = true;
                 continue;
@@ -82,7 +133,7 @@ pub(super) fn read(
             None => {}
         }
         let reached = reached(consumer, topic, partition).map_err(|e| fail(&e))?;
-        if std::mem::take(&mut moved) || reached > position {
+        if mem::take(&mut moved) || reached > position {
             position = reached.max(position);
             progress = Instant::now();
         }
@@ -96,7 +147,7 @@ pub(super) fn read(
                 .with_hint("an open transaction of another program, or one whose end was lost with a broker (`kafka-transactions.sh find-hanging` and `abort`), or a broker that does not answer"));
         }
     }
-    Ok(())
+    give(part)
 }
 
 /// The position after the last record given out, markers and aborted records included.

@@ -4,18 +4,23 @@
 
 use std::{borrow::Cow, fmt::Display};
 
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     dedup::ConnectionState,
     event::Object,
-    transport::{RecordError, Scan, StateRecord, TransportError, TransportErrorKind as Kind},
+    transport::{RecordError, Scan, StateRecord, StateRef, TransportError, TransportErrorKind as Kind},
 };
 
 /// The version of connection records this program writes, and the newest it reads.
 const VERSION: u32 = 1;
+
+/// Of a record that is perhaps a newer version's.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
 
 /// What a record is about: compaction keeps the newest of each.
 #[derive(Debug, Deserialize)]
@@ -132,25 +137,23 @@ impl Wanted<'_> {
 }
 
 /// A record of the state topic, as read.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are keys, each taken apart at once: a box would cost"
-)]
-pub(super) enum Read {
-    Key { scope: CompactString, record: StateRecord },
+pub(super) enum Read<'a, 'b> {
+    Key { scope: &'a str, record: &'a StateRef<'b> },
     Connection { scope: String, record: Box<ConnectionRecord> },
 }
 
-/// Reads a record; of one that is not wanted only its key.
+/// Reads a record and gives it to `take`; of one that is not wanted only its key is read.
 ///
 /// # Errors
 /// `Foreign`: another program's, or a newer version's.
+#[inline]
 pub(super) fn read(
     place: impl Display,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     wanted: Wanted<'_>,
-) -> Result<Option<Read>, TransportError> {
+    take: impl FnOnce(Read<'_, '_>) -> Result<(), TransportError>,
+) -> Result<(), TransportError> {
     let foreign = |why: &dyn Display| {
         TransportError::new(Kind::Foreign, format!("the record `{place}` is not of this program: {why}"))
             .with_hint("it was left as it is; give this program a `kafka.state_topic` of its own")
@@ -158,36 +161,33 @@ pub(super) fn read(
     let (Some(key), Some(value)) = (key, value) else {
         return Err(foreign(&"it has no key or no value"));
     };
-    let state = |value| match StateRecord::from_json(std::str::from_utf8(value).map_err(|e| foreign(&e))?) {
-        Ok(record) => Ok(record),
-        Err(error @ RecordError::Newer(_)) => Err(newer(&place, &error.to_string())),
-        Err(error) => Err(foreign(&error)),
+    let text = || std::str::from_utf8(value).map_err(|e| foreign(&e));
+    let refused = |error| match error {
+        RecordError::Newer(_) => newer(&place, &error.to_string()),
+        RecordError::Malformed(_) => foreign(&error),
     };
     if wanted.is_plainly(key)
         && let Wanted::KeysOf(scope) = wanted
     {
-        return Ok(Some(Read::Key { scope: scope.into(), record: state(value)? }));
+        return StateRef::read(text()?, |record| take(Read::Key { scope, record })).map_err(refused)?;
     }
     let key = match RecordKey::as_written(key) {
         Some(key) => key,
         None => serde_json::from_slice(key).map_err(|e| foreign(&e))?,
     };
     if !wanted.is(&key) {
-        return Ok(None);
+        return Ok(());
     }
-    if key.is_connection() {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let Versioned { version } = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
-        if version > VERSION {
-            return Err(newer(&place, &format!("version {version}, this program reads up to {VERSION}")));
-        }
-        let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
-        return Ok(Some(Read::Connection { scope: key.scope.into_owned(), record: Box::new(record) }));
+    if !key.is_connection() {
+        let scope = &*key.scope;
+        return StateRef::read(text()?, |record| take(Read::Key { scope, record })).map_err(refused)?;
     }
-    Ok(Some(Read::Key { scope: key.scope.into(), record: state(value)? }))
+    let Versioned { version } = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
+    if version > VERSION {
+        return Err(newer(&place, &format!("version {version}, this program reads up to {VERSION}")));
+    }
+    let record = serde_json::from_slice(value).map_err(|e| foreign(&e))?;
+    take(Read::Connection { scope: key.scope.into_owned(), record: Box::new(record) })
 }
 
 fn newer(place: &dyn Display, why: &str) -> TransportError {
@@ -221,8 +221,14 @@ mod tests {
             json.starts_with(r#"{"version":1,"partitions":8,"lineage":"l","state":{"name":"main","#),
             "{json}"
         );
-        let read = read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), Wanted::Everything).unwrap();
-        assert!(matches!(read, Some(Read::Connection { record, .. }) if record.to_json() == json));
+        let mut found = None;
+        read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), Wanted::Everything, |read| {
+            let Read::Connection { record, .. } = read else { panic!("a key's") };
+            found = Some(record.to_json());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found, Some(json));
     }
 
     #[test]
@@ -262,8 +268,9 @@ mod tests {
                 "newer version",
             ),
         ] {
-            let read = read("t/0/0", key.map(str::as_bytes), value.map(str::as_bytes), Wanted::Everything);
-            let error = read.err().expect("refused");
+            let [key, value] = [key, value].map(|text| text.map(str::as_bytes));
+            let read = read("t/0/0", key, value, Wanted::Everything, |_| panic!("nothing was to be read"));
+            let error = read.expect_err("refused");
             assert_eq!(error.kind, Kind::Foreign);
             assert!(error.message.contains(words), "{error}");
         }

@@ -120,7 +120,7 @@ impl Store {
             ledger.clear();
             let mut restore = ledger.restore();
             read_records(&self.db, &self.path, scope, |record| {
-                restore.apply(&record.key(), &record.statement, 0);
+                restore.apply(&record.key(), &record.statement.borrowed(), 0);
             })?;
             drop(restore);
             ledger.set_recovered_to(end);

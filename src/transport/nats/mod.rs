@@ -204,7 +204,7 @@ impl Nats {
                 if let Some(record) = of_scope(prefix, &subjects, name, &message.subject, sequence, &found)?
                     && window.is_none_or(|window| window.contains(record.period))
                 {
-                    restore.apply(&record.key(), &record.statement, sequence);
+                    restore.apply(&record.key(), &record.statement.borrowed(), sequence);
                 }
                 Ok(())
             })
