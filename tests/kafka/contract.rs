@@ -11,6 +11,7 @@ use amazon_billing_source::{
 };
 use rdkafka::{
     ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
     producer::{FutureProducer, FutureRecord, Producer as _},
 };
 
@@ -396,14 +397,24 @@ async fn a_long_log_is_recovered_whole_and_refused_for_one_record() {
     assert!(restarted.ledger.rows().all(|(_, row)| row.revision() == 3));
 
     // With more behind it than waits for the other thread.
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
+    let is_long = |partition: &i32| {
+        let (_, end) =
+            client.fetch_watermarks(&config.state_topic, *partition, Duration::from_secs(10)).unwrap();
+        end > 27_000
+    };
+    let partition = (0..8).find(is_long).unwrap();
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", &config.bootstrap_servers).create().unwrap();
-    let foreign = |partition| {
-        let record = FutureRecord::to(&config.state_topic).partition(partition).key("dear").payload("diary");
-        producer.send(record, Duration::from_secs(10))
-    };
-    for partition in 0..8 {
-        foreign(partition).await.unwrap();
+    let sent: Vec<_> = (0..20_000)
+        .map(|_| {
+            let record = FutureRecord::to(&config.state_topic).partition(partition);
+            producer.send_result(record.key("dear").payload("diary")).map_err(|(error, _)| error).unwrap()
+        })
+        .collect();
+    for delivery in sent {
+        delivery.await.unwrap().unwrap();
     }
     let error = Process::new(&config).recover().await.unwrap_err();
     assert_eq!(error.kind, Kind::Foreign, "{error}");
