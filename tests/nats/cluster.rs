@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,15 +19,26 @@ use crate::{
     },
 };
 
+/// A port nobody listens on. It lies below those the system gives to connections by itself: one of these is
+/// soon taken by somebody before the server that is to have it is up.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 struct Cluster {
     nodes: Vec<Server>,
 }
 
 impl Cluster {
     fn start(version: &'static str) -> Self {
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(listeners);
+        let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
         let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let node = |(number, port): (usize, &u16)| {
             let file = format!(
