@@ -115,9 +115,8 @@ fn records(range: std::ops::Range<usize>) -> Vec<CostRecord> {
 fn outgoing(factory: &EventFactory, records: &[CostRecord]) -> Vec<Outgoing> {
     let at = "2026-11-21T06:11:10Z".parse().unwrap();
     let names = BTreeMap::new();
-    Outgoing::of_all(records, |record| {
-        Outgoing::of(factory, &Change::of_record(record, ChangeKind::New, at, None), &names)
-    })
+    let change = |record| Change::of_record(record, ChangeKind::New, at, None);
+    records.iter().map(|record| Outgoing::of(factory, &change(record), &names)).collect()
 }
 
 /// A subject as the transport's: a server's work grows with how many tokens there are and how they vary.

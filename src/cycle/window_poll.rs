@@ -343,7 +343,7 @@ impl<'a, T: Transport> WindowPoll<'a, T> {
                 let expected = self.ledger.previous(&change.key).map_or(0, |known| known.sequence());
                 Outgoing::of(factory, change, &self.group_names).over(expected)
             };
-            let events = Outgoing::of_all(chunk, outgoing);
+            let events = chunk.iter().map(outgoing).collect();
             if self.claimed_at.elapsed() > self.context.poll.claim_ttl / RENEWALS
                 && let Some(claim) = &mut self.state.claim
             {

@@ -18,7 +18,7 @@ pub(crate) use stated::StatedData;
 #[cfg(feature = "nats")]
 pub(crate) use stated::Stating;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, panic::resume_unwind, thread};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use compact_str::CompactString;
 
@@ -136,9 +136,6 @@ pub struct Batch {
     pub connection: ConnectionState,
 }
 
-/// A batch of so many events is worth another thread.
-const LARGE: usize = 2000;
-
 /// One event and the state its key has once it is stored. The event is made where it is sent, so that a
 /// batch is held as figures and not as texts.
 #[derive(Debug)]
@@ -172,22 +169,6 @@ impl Outgoing {
             group_name: change.key.group.and_then(|group| group_names.get(group)).map(Into::into),
             factory: factory.clone(),
         }
-    }
-
-    /// The events of a batch, each made by `of`; of a large one half of them on another thread, for until they
-    /// are made nothing can be sent.
-    pub fn of_all<T: Sync>(changes: &[T], of: impl Fn(&T) -> Self + Sync) -> Vec<Self> {
-        if changes.len() < LARGE {
-            return changes.iter().map(of).collect();
-        }
-        let (first, second) = changes.split_at(changes.len() / 2);
-        thread::scope(|threads| {
-            let other = threads.spawn(|| second.iter().map(&of).collect::<Vec<_>>());
-            let mut all = Vec::with_capacity(changes.len());
-            all.extend(first.iter().map(&of));
-            all.append(&mut other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            all
-        })
     }
 
     /// The same, decided over the key's event at this place of the log.
@@ -325,19 +306,6 @@ mod tests {
                     assert_eq!(structured_json(outgoing.event()).unwrap(), expected, "{kind:?} {group:?}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn events_are_made_in_the_order_of_their_changes_however_many_there_are() {
-        let factory = EventFactory::new(fixtures::scope(), "amazon.billing");
-        for events in [0, 1, LARGE - 1, LARGE, 2 * LARGE + 1] {
-            let changes: Vec<usize> = (0..events).collect();
-            let made = Outgoing::of_all(&changes, |number| {
-                let change = fixtures::change("2023-01-27", "Tax");
-                Outgoing::of(&factory, &change, &BTreeMap::new()).over(*number as u64)
-            });
-            assert!(made.iter().map(|outgoing| outgoing.expected).eq(0..events as u64), "{events}");
         }
     }
 }
