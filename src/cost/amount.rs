@@ -40,21 +40,9 @@ impl Amount {
         unit: impl Into<CompactString>,
     ) -> Result<Self, AmountError> {
         let (text, unit) = (text.into(), unit.into());
-        match parse_plain(&text).or_else(|| parse_exact(&text)) {
+        match parse(&text) {
             Some(value) => Ok(Self { text, unit, value }),
             None => Err(AmountError { text: text.into() }),
-        }
-    }
-
-    /// The same beside another amount: of most rows all metrics state the same, which is then read
-    /// once.
-    ///
-    /// # Errors
-    /// As [`Amount::parse`].
-    pub fn parse_after(before: Option<&Self>, text: &str, unit: &str) -> Result<Self, AmountError> {
-        match before {
-            Some(before) if before.text == text && before.unit == unit => Ok(before.clone()),
-            _ => Self::parse(text, unit),
         }
     }
 
@@ -109,11 +97,18 @@ impl Amount {
 }
 
 impl<'a> AmountRef<'a> {
-    /// As [`Amount::parse_after`]; `None` where that is an error.
-    pub fn parse_after(before: Option<&Self>, text: &'a str, unit: &'a str) -> Option<Self> {
+    /// Takes AWS's text and unit as they are, beside another amount: of most rows all metrics state the
+    /// same, which is then read once.
+    ///
+    /// # Errors
+    /// As [`Amount::parse`].
+    pub fn parse_after(before: Option<Self>, text: &'a str, unit: &'a str) -> Result<Self, AmountError> {
         match before {
-            Some(before) if before.text == text => Some(Self { unit, ..*before }),
-            _ => Some(Self { text, unit, value: parse_plain(text).or_else(|| parse_exact(text))? }),
+            Some(before) if before.text == text => Ok(Self { unit, ..before }),
+            _ => match parse(text) {
+                Some(value) => Ok(Self { text, unit, value }),
+                None => Err(AmountError { text: text.to_owned() }),
+            },
         }
     }
 
@@ -140,6 +135,11 @@ impl PartialEq for Amount {
 }
 
 impl Eq for Amount {}
+
+/// The value of a text that is an amount.
+fn parse(text: &str) -> Option<Decimal> {
+    parse_plain(text).or_else(|| parse_exact(text))
+}
 
 /// The form nearly every figure has, at a fifth of the price: a sign perhaps, digits, and perhaps a
 /// point between digits, 18 of them at most. `None` for any other text, and for a zero with a sign.

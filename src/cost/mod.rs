@@ -131,6 +131,9 @@ impl fmt::Display for GroupBy {
 /// The figures of one cost record, ordered by metric, each metric at most once.
 pub type Amounts = SmallVec<[(CostMetric, Amount); 2]>;
 
+/// The same, where they were read.
+pub type AmountRefs<'a> = SmallVec<[(CostMetric, AmountRef<'a>); 2]>;
+
 /// One Group of one `ResultByTime`: what one service cost in one period, as AWS states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostRecord {

@@ -4,10 +4,8 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use smallvec::SmallVec;
-
 use super::Published;
-use crate::cost::{Amount, AmountRef, Amounts, CostKey, CostMetric, CostRecord};
+use crate::cost::{Amount, AmountRefs, Amounts, CostKey, CostRecord};
 
 /// How a key came to have another event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +74,7 @@ pub struct Stated<'a> {
     /// From 1.
     pub revision: u32,
     /// In the order of the metrics.
-    pub amounts: SmallVec<[(CostMetric, AmountRef<'a>); 2]>,
+    pub amounts: AmountRefs<'a>,
     /// AWS's flag.
     pub estimated: bool,
     /// Live or removed.

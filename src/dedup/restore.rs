@@ -65,7 +65,8 @@ impl<'a> Restore<'a> {
             None => self.ledger.table().enter_all(&mut self.rows),
             Some((other, _)) => {
                 let part = mem::replace(&mut self.rows, Vec::with_capacity(PART));
-                // Refused only after a panic, which is passed on at the end.
+                // Where it has to wait, then no longer than this part would take here. Refused only after a
+                // panic, which is passed on at the end.
                 other.send(part).ok();
             }
         }

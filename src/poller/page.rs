@@ -14,7 +14,7 @@ use super::{
     answer::{Answer, Described, Few, Group, Members, MetricValue, Text},
     query::Query,
 };
-use crate::cost::{Amount, Amounts, CostMetric, CostRecord, Period};
+use crate::cost::{AmountRef, Amounts, CostMetric, CostRecord, Period};
 
 /// One page of one window's answer.
 #[derive(Clone, Debug)]
@@ -124,10 +124,10 @@ fn read_amounts<'v, 'a: 'v>(
         if amounts.iter().any(|&(had, _)| had == metric) {
             return Err(format!("has `{metric}` twice"));
         }
-        let before = amounts.last().map(|(_, amount)| amount);
-        let amount = Amount::parse_after(before, text, unit)
+        let before = amounts.last().map(|(_, amount)| amount.borrowed());
+        let amount = AmountRef::parse_after(before, text, unit)
             .map_err(|error| format!("has a bad `{metric}`: {error}"))?;
-        amounts.push((metric, amount));
+        amounts.push((metric, amount.to_amount()));
     }
     match &mut **amounts {
         [a, b] => {

@@ -5,12 +5,11 @@ use std::borrow::Cow;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::Deserialize;
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::Scan;
 use crate::{
-    cost::{Amount, AmountRef, CostKey, CostMetric, Period, parse_instant},
+    cost::{Amount, AmountRef, AmountRefs, CostKey, CostMetric, Period, parse_instant},
     dedup::{Stated, Statement, Status},
     event::{Object, put_number, put_text},
 };
@@ -93,16 +92,16 @@ struct Figure<'a>(
 );
 
 /// The figures of a record just as [`StateRecord::to_json`] writes them.
-fn amounts_as_written<'a>(scan: &mut Scan<'a>) -> Option<SmallVec<[(CostMetric, AmountRef<'a>); 2]>> {
-    let mut amounts = SmallVec::new();
+fn amounts_as_written<'a>(scan: &mut Scan<'a>) -> Option<AmountRefs<'a>> {
+    let mut amounts = AmountRefs::new();
     scan.skip(br#","amounts":["#)?;
     while if amounts.is_empty() { scan.skips(b"[\"") } else { scan.skips(b",[\"") } {
         let metric = CostMetric::from_aws_name(scan.text()?)?;
         let text = scan.skip(b",\"")?.text()?;
         let unit = scan.skip(b",\"")?.text()?;
         scan.skip(b"]")?;
-        let before = amounts.last().map(|(_, amount)| amount);
-        let amount = AmountRef::parse_after(before, text, unit)?;
+        let before = amounts.last().map(|(_, amount)| *amount);
+        let amount = AmountRef::parse_after(before, text, unit).ok()?;
         amounts.push((metric, amount));
     }
     scan.skip(b"]")?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -11,6 +11,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+#[path = "../support/ports.rs"]
+mod ports;
+
+pub use ports::free_port;
 
 /// A running broker. Dropped, it is killed and its data removed.
 pub struct Broker {
@@ -184,17 +189,4 @@ pub fn folder() -> PathBuf {
 
 pub fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
-}
-
-/// A port nobody listens on. It lies below those the system gives to connections by itself: one of these is
-/// soon taken by somebody before the server that is to have it is up.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

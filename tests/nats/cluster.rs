@@ -1,10 +1,6 @@
 //! Three nodes and a stream of three replicas: leaders that change, servers that are killed.
 
-use std::{
-    net::TcpListener,
-    sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use amazon_billing_source::{
     config::NatsConfig,
@@ -13,24 +9,12 @@ use amazon_billing_source::{
 use async_nats::jetstream;
 
 use crate::{
+    ports::free_port,
     soak::{Publisher, answer, now, whole},
     support::{
         Poller, Server, Violations, any_config, consume, judge, newest, pause, records, second, versions,
     },
 };
-
-/// A port nobody listens on. It lies below those the system gives to connections by itself: one of these is
-/// soon taken by somebody before the server that is to have it is up.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 struct Cluster {
     nodes: Vec<Server>,

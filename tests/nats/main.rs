@@ -16,6 +16,8 @@ mod faults;
 mod history;
 mod limits;
 mod login;
+#[path = "../support/ports.rs"]
+mod ports;
 mod proxy;
 mod publish;
 mod soak;
