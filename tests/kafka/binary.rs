@@ -30,7 +30,7 @@ use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{Broker, free_port},
+    broker::{Broker, ports::free_port},
     pause,
     support::{Record, config, consume, violations},
 };

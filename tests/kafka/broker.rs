@@ -13,9 +13,9 @@ use std::{
 };
 
 #[path = "../support/ports.rs"]
-mod ports;
+pub(crate) mod ports;
 
-pub use ports::free_port;
+use ports::free_port;
 
 /// A running broker. Dropped, it is killed and its data removed.
 pub struct Broker {

@@ -21,7 +21,7 @@ use rdkafka::{
 
 use crate::{
     binary::wait_until,
-    broker::{Jvm, folder, free_port, java, run},
+    broker::{Jvm, folder, java, ports::free_port, run},
     support::{Process, config_of, consume, surely, violations},
 };
 

@@ -448,7 +448,7 @@ async fn missing_topics_and_brokers_are_named() {
     assert!(error.message.contains(&missing.topic) && error.hint.unwrap().contains("create_topics"));
 
     let nowhere = amazon_billing_source::config::KafkaConfig {
-        bootstrap_servers: format!("127.0.0.1:{}", crate::broker::free_port()),
+        bootstrap_servers: format!("127.0.0.1:{}", crate::broker::ports::free_port()),
         ..missing
     };
     let started = std::time::Instant::now();

@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::broker::{Broker, Jvm, free_port};
+use crate::broker::{Broker, Jvm, ports::free_port};
 
 /// Requests by their number in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

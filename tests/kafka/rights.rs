@@ -7,7 +7,7 @@ use amazon_billing_source::{
 };
 
 use crate::{
-    broker::{Broker, free_port, java},
+    broker::{Broker, java, ports::free_port},
     support::{Process, change, config, consume},
 };
 

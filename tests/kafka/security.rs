@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Broker, Jvm, free_port, jars, target},
+    broker::{Broker, Jvm, jars, ports::free_port, target},
     support::{Process, change, config, consume},
     tokens::{MSK_SECRET, SigningKey},
 };

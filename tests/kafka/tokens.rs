@@ -33,7 +33,7 @@ use rcgen::{KeyPair, SigningKey as _};
 use serde_json::json;
 
 use crate::{
-    broker::free_port,
+    broker::ports::free_port,
     pause,
     security::{Secured, refused, works},
     support::{Process, consume, surely},

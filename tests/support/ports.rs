@@ -7,7 +7,7 @@ use std::{
 
 /// A port nobody listens on. It lies below those the system gives to connections by itself: one of these is
 /// soon taken by somebody before the server that is to have it is up.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
