@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{TcpListener, TcpStream},
+    ops::Range,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -132,7 +133,7 @@ fn factory() -> EventFactory {
     EventFactory::new(scope, "amazon.billing")
 }
 
-fn records(range: std::ops::Range<usize>) -> Vec<CostRecord> {
+fn records(range: Range<usize>) -> Vec<CostRecord> {
     let first = Period::from_label("2026-01-01").unwrap().hours();
     range
         .map(|n| CostRecord {
@@ -190,15 +191,15 @@ enum Bare {
 }
 
 /// The bare client: events and state records that are ready, in batches, each acknowledged.
-async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: usize, kind: Bare) -> Took {
+async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: Range<usize>, kind: Bare) -> Took {
     let servers = &*server.servers;
     let (state, id) = (format!("{topic}-state"), format!("{topic}.bench"));
     let transactional = (kind != Bare::Idempotent).then_some(&*id);
     let mut used = producer(servers, transactional);
     let mut took = Took::default();
-    for from in (0..rows).step_by(BATCH) {
+    for from in rows.clone().step_by(BATCH) {
         let ready: Vec<(WireMessage, String, String)> =
-            outgoing(factory, &records(from..(from + BATCH).min(rows)))
+            outgoing(factory, &records(from..(from + BATCH).min(rows.end)))
                 .into_iter()
                 .map(|outgoing| {
                     let key = format!(
@@ -247,10 +248,14 @@ async fn bare(server: &Server, topic: &str, factory: &EventFactory, rows: usize,
 }
 
 /// The transport: rows that changed in, receipts out.
-async fn ours(server: &Server, kafka: &Kafka, factory: &EventFactory, rows: usize) -> (Took, Duration) {
-    let mut ledger = Ledger::new();
+async fn ours(
+    server: &Server,
+    (kafka, ledger): (&Kafka, &mut Ledger),
+    factory: &EventFactory,
+    rows: Range<usize>,
+) -> (Took, Duration) {
     let scope = factory.scope().id();
-    let mut connection = kafka.recover(&scope, &mut ledger).await.unwrap();
+    let mut connection = kafka.recover(&scope, ledger).await.unwrap();
     // As in a cycle: the poll is claimed first.
     connection.claim =
         Some(Claim { instance: "b".to_owned(), token: "t".to_owned(), reserved: 1, renewed: 0 });
@@ -266,8 +271,8 @@ async fn ours(server: &Server, kafka: &Kafka, factory: &EventFactory, rows: usiz
     // AWS takes longer than this to answer.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut took = Took::default();
-    for from in (0..rows).step_by(BATCH) {
-        let records = records(from..(from + BATCH).min(rows));
+    for from in rows.clone().step_by(BATCH) {
+        let records = records(from..(from + BATCH).min(rows.end));
         let watch = Watch::start(server);
         let events = outgoing(factory, &records);
         let deliveries = kafka.publish(batch(events, ledger.recovered_to())).await.unwrap();
@@ -279,9 +284,8 @@ async fn ours(server: &Server, kafka: &Kafka, factory: &EventFactory, rows: usiz
     (took, claim)
 }
 
-/// Every record of a topic, looked at and let go.
-fn merely_read(servers: &str, topic: &str) -> (Duration, usize) {
-    let started = Instant::now();
+/// Every record of a topic, looked at and let go; how many.
+fn merely_read(servers: &str, topic: &str) -> usize {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("group.id", "bench")
@@ -316,7 +320,7 @@ fn merely_read(servers: &str, topic: &str) -> (Duration, usize) {
         }
     }
     assert!(bytes > records);
-    (started.elapsed(), records)
+    records
 }
 
 fn main() {
@@ -326,25 +330,10 @@ fn main() {
     let server = start();
     // The first transaction of a broker creates its own topics, and until its code is compiled it takes several
     // times as long, whoever asks.
-    runtime.block_on(measure(&server, "warm", 200_000));
-    for rows in sizes {
+    runtime.block_on(measure(&server, "warm", 200_000, 1));
+    for (number, rows) in sizes.into_iter().enumerate() {
         let rounds = if rows > 100_000 { 1 } else { 12 };
-        let shares: Vec<[f64; 4]> = (0..rounds)
-            .map(|round| runtime.block_on(measure(&server, &format!("r{rows}-{round}"), rows)))
-            .collect();
-        let median = |place: usize| {
-            let mut of: Vec<f64> = shares.iter().map(|shares| shares[place]).collect();
-            of.sort_unstable_by(f64::total_cmp);
-            of[rounds / 2]
-        };
-        println!(
-            "{rows} rows, medians of {rounds}: {:.0} % of no transactions, {:.0} % of one transactional producer, \
-             {:.0} % of a fresh one each; restoring {:.2} times as long as reading",
-            median(0),
-            median(1),
-            median(2),
-            median(3),
-        );
+        runtime.block_on(measure(&server, &format!("s{number}-{rows}"), rows, rounds));
     }
 }
 
@@ -354,6 +343,14 @@ struct Took {
     clock: Duration,
     client: Duration,
     broker: Duration,
+}
+
+impl Took {
+    fn a_row(&self, rows: usize) -> String {
+        let micros = |time: Duration| time.as_secs_f64() * 1e6 / rows as f64;
+        let [clock, client, broker] = [self.clock, self.client, self.broker].map(micros);
+        format!("{clock:.1} us a row (processors {client:.1} here, {broker:.1} in the broker)")
+    }
 }
 
 /// Measures one stretch after the other into a sum.
@@ -385,8 +382,8 @@ fn cpu(process: &str) -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// In per cent of the bare clients' rates, the last as a ratio of times.
-async fn measure(server: &Server, name: &str, rows: usize) -> [f64; 4] {
+/// Publishes so many rows in each of the rounds, and reads all of it at the end.
+async fn measure(server: &Server, name: &str, rows: usize, rounds: usize) {
     let servers = &*server.servers;
     let factory = factory();
     let topics: Vec<String> =
@@ -394,71 +391,73 @@ async fn measure(server: &Server, name: &str, rows: usize) -> [f64; 4] {
     for topic in &topics {
         create(servers, topic).await;
     }
+    let kafka = Kafka::connect(&config(servers, &topics[3])).unwrap();
+    let mut ledger = Ledger::new();
     // Of ten million only the restore is of interest.
     let compared = rows <= 1_000_000;
-    let [none, long, fresh] = if compared {
-        [
-            bare(server, &topics[0], &factory, rows, Bare::Idempotent).await,
-            bare(server, &topics[1], &factory, rows, Bare::LongLived).await,
-            bare(server, &topics[2], &factory, rows, Bare::Fresh).await,
-        ]
-    } else {
-        Default::default()
-    };
-    let kafka = Kafka::connect(&config(servers, &topics[3])).unwrap();
-    let (ours, claim) = ours(server, &kafka, &factory, rows).await;
-    drop(kafka);
+    let mut shares = Vec::new();
+    // The first records of a partition make the broker create files, which costs it as much as to store ten
+    // thousand: a topic lives for years, so they go before.
+    for round in 0..=rounds {
+        let range = if round == 0 { 0..BATCH } else { BATCH + (round - 1) * rows..BATCH + round * rows };
+        let mut took = [Took::default(); 4];
+        let mut claim = Duration::ZERO;
+        // Each comes first as often as the others.
+        for who in (0..4).map(|who| (who + round) % 4) {
+            took[who] = match who {
+                0 if compared => bare(server, &topics[0], &factory, range.clone(), Bare::Idempotent).await,
+                1 if compared => bare(server, &topics[1], &factory, range.clone(), Bare::LongLived).await,
+                2 if compared => bare(server, &topics[2], &factory, range.clone(), Bare::Fresh).await,
+                3 => {
+                    let took;
+                    (took, claim) = ours(server, (&kafka, &mut ledger), &factory, range.clone()).await;
+                    took
+                }
+                _ => continue,
+            };
+        }
+        if round == 0 || !compared {
+            continue;
+        }
+        let of = |who: usize| 100.0 * took[who].clock.as_secs_f64() / took[3].clock.as_secs_f64();
+        shares.push([of(0), of(1), of(2)]);
+        let what = ["no transactions", "one producer", "a fresh one each", "ours"];
+        let each: Vec<_> =
+            what.iter().zip(took).map(|(what, took)| format!("{what} {}", took.a_row(rows))).collect();
+        println!("{name}: {}; the claim before {} ms", each.join(", "), claim.as_millis());
+    }
+    drop((kafka, ledger));
 
+    let all = BATCH + rounds * rows;
     let state = format!("{}-state", topics[3]);
     let (mut reading, mut restoring) = (Took::default(), Took::default());
     let watch = Watch::start(server);
-    let (read, found) = tokio::task::block_in_place(|| merely_read(servers, &state));
+    let found = tokio::task::block_in_place(|| merely_read(servers, &state));
     watch.stop(&mut reading);
     let mut ledger = Ledger::new();
     let kafka = Kafka::connect(&config(servers, &topics[3])).unwrap();
     let watch = Watch::start(server);
     kafka.recover(&factory.scope().id(), &mut ledger).await.unwrap();
     watch.stop(&mut restoring);
-    let restored = restoring.clock;
-    assert_eq!(ledger.len(), rows);
-    let rate = |took: Took| rows as f64 / took.clock.as_secs_f64() / 1000.0;
-    let share = |of: Took| 100.0 * of.clock.as_secs_f64() / ours.clock.as_secs_f64();
-    let all = [
-        ("ours", ours),
-        ("no transactions", none),
-        ("one producer", long),
-        ("a fresh one each", fresh),
-        ("merely reading", reading),
-        ("restoring", restoring),
-    ];
-    for (what, took) in all.into_iter().filter(|(_, took)| !took.clock.is_zero()) {
-        let micros = |time: Duration| time.as_secs_f64() * 1e6 / rows as f64;
-        println!(
-            "{name}: {what}: {:.1} us a row, processors {:.1} in the client and {:.1} in the broker",
-            micros(took.clock),
-            micros(took.client),
-            micros(took.broker)
-        );
-    }
+    assert_eq!(ledger.len(), all);
     if compared {
+        let median = |place: usize| {
+            let mut of: Vec<f64> = shares.iter().map(|shares: &[f64; 3]| shares[place]).collect();
+            of.sort_unstable_by(f64::total_cmp);
+            of[rounds / 2]
+        };
         println!(
-            "{name}: publish {rows} rows, {:.1}k/s ours: {:.0} % of no transactions ({:.1}k/s), {:.0} % of one \
-             transactional producer ({:.1}k/s), {:.0} % of a fresh one each ({:.1}k/s); the claim before: {} ms",
-            rate(ours),
-            share(none),
-            rate(none),
-            share(long),
-            rate(long),
-            share(fresh),
-            rate(fresh),
-            claim.as_millis(),
+            "{name}: publishing, medians of {rounds}: {:.0} % of no transactions, {:.0} % of one transactional \
+             producer, {:.0} % of a fresh one each",
+            median(0),
+            median(1),
+            median(2),
         );
     }
     println!(
-        "{name}: read {found} records in {} ms, restore {rows} keys in {} ms: {:.2} times as long",
-        read.as_millis(),
-        restored.as_millis(),
-        restored.as_secs_f64() / read.as_secs_f64(),
+        "{name}: {all} keys of {found} records: merely reading {}, restoring {}: {:.2} times as long",
+        reading.a_row(all),
+        restoring.a_row(all),
+        restoring.clock.as_secs_f64() / reading.clock.as_secs_f64(),
     );
-    [share(none), share(long), share(fresh), restored.as_secs_f64() / read.as_secs_f64()]
 }

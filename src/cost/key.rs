@@ -76,7 +76,8 @@ impl CostKey<'_> {
 
     /// The same, with slugs made before.
     pub fn subject_by(&self, slugs: &Slugs) -> String {
-        let mut text = self.period.label();
+        let mut text = String::with_capacity(96);
+        text.push_str(&self.period.label());
         for name in [Some(self.service), self.group].into_iter().flatten() {
             text.push('/');
             slugs.push(name, &mut text);

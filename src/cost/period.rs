@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use compact_str::CompactString;
 use jiff::{Timestamp, civil::Date};
 
 use super::utc::{date_text, midnight, parse_instant, parse_label, two_digits, utc_date};
@@ -155,7 +156,7 @@ impl Period {
     }
 
     /// As in keys and subjects: `2023-01-27`, or `2023-01-27T13` for an hour.
-    pub fn label(self) -> String {
+    pub fn label(self) -> CompactString {
         let mut label = self.date_text();
         if self.granularity == Granularity::Hourly {
             push_hour(&mut label, self.hours);
@@ -164,7 +165,7 @@ impl Period {
     }
 
     /// As in `data.date` and in requests: `2023-01-27`, or `2023-01-27T13:00:00Z` for an hour.
-    pub fn aws_start(self) -> String {
+    pub fn aws_start(self) -> CompactString {
         match self.granularity {
             Granularity::Daily => self.date_text(),
             Granularity::Hourly => self.start_text(),
@@ -172,7 +173,7 @@ impl Period {
     }
 
     /// The first instant, as in events: `2023-01-27T00:00:00Z`.
-    pub fn start_text(self) -> String {
+    pub fn start_text(self) -> CompactString {
         let mut text = self.date_text();
         push_hour(&mut text, self.hours);
         text.push_str(":00:00Z");
@@ -180,11 +181,11 @@ impl Period {
     }
 
     /// The first instant after the period, in the same form.
-    pub fn end_text(self) -> String {
+    pub fn end_text(self) -> CompactString {
         self.next().start_text()
     }
 
-    fn date_text(self) -> String {
+    fn date_text(self) -> CompactString {
         date_text(self.date())
     }
 }
@@ -196,7 +197,7 @@ impl fmt::Display for Period {
 }
 
 /// `T13`: the hour of the day.
-fn push_hour(text: &mut String, hours: i32) {
+fn push_hour(text: &mut CompactString, hours: i32) {
     text.push('T');
     text.push_str(two_digits(u16::try_from(hours.rem_euclid(24)).unwrap_or(0)));
 }
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(Period::from_label("9999-12-31"), None);
         assert!(Period::parse(Granularity::Daily, "9999-12-30", "9999-12-31").is_err());
         let last = Period::from_label("9999-12-30").unwrap();
-        assert_eq!((last.label(), last.end()), ("9999-12-30".to_owned(), Timestamp::MAX));
+        assert_eq!((last.label(), last.end()), ("9999-12-30".into(), Timestamp::MAX));
         assert_eq!(last.next().end(), Timestamp::MAX);
         let hour = Period::from_label("9999-12-30T22");
         assert_eq!(hour.map(Period::end), Some(Timestamp::MAX));

@@ -3,6 +3,7 @@
 //! A row has half a dozen of these texts, and a million rows are read at a start. Written as usual they
 //! are read and written digit by digit, at a tenth of the price; jiff reads all others.
 
+use compact_str::{CompactString, ToCompactString as _};
 use jiff::{Timestamp, civil::Date, tz::Offset};
 
 /// The UTC date of an instant.
@@ -47,10 +48,10 @@ pub(super) fn parse_label(label: &str) -> Option<(Timestamp, Option<u8>)> {
 }
 
 /// `2023-01-27`, with room for an hour behind it.
-pub(super) fn date_text(date: Date) -> String {
-    let Ok(year) = u16::try_from(date.year()) else { return date.to_string() };
+pub(super) fn date_text(date: Date) -> CompactString {
+    let Ok(year) = u16::try_from(date.year()) else { return date.to_compact_string() };
     let (month, day) = (u16::from(date.month().unsigned_abs()), u16::from(date.day().unsigned_abs()));
-    let mut text = String::with_capacity(20);
+    let mut text = CompactString::default();
     let parts = [year / 100, year % 100, month, day].map(two_digits);
     for (part, separator) in parts.iter().zip(["", "", "-", "-"]) {
         text.push_str(separator);

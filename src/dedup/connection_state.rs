@@ -98,7 +98,7 @@ impl MissingRow {
     /// Names a key.
     pub fn of(key: &CostKey<'_>) -> Self {
         Self {
-            period: key.period.label(),
+            period: key.period.label().into(),
             service: key.service.to_owned(),
             group: key.group.map(str::to_owned),
         }

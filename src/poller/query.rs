@@ -76,7 +76,7 @@ impl Query {
 
 /// `TimePeriod` of a window.
 pub(super) fn time_period(window: &Window) -> Result<DateInterval, BuildError> {
-    DateInterval::builder().start(window.aws_start()).end(window.aws_end()).build()
+    DateInterval::builder().start(&*window.aws_start()).end(&*window.aws_end()).build()
 }
 
 /// The SDK's name of a granularity.

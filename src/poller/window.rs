@@ -3,6 +3,7 @@
 //! AWS restates every day of the open month, so a poll re-reads the whole month in one request:
 //! the window costs the same $0.01 a page whether it holds one day or sixty.
 
+use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Date};
 
 use crate::cost::{Granularity, Period, utc_date};
@@ -85,12 +86,12 @@ impl Window {
     }
 
     /// `TimePeriod.Start` of the request, inclusive.
-    pub fn aws_start(&self) -> String {
+    pub fn aws_start(&self) -> CompactString {
         self.from.aws_start()
     }
 
     /// `TimePeriod.End` of the request, exclusive.
-    pub fn aws_end(&self) -> String {
+    pub fn aws_end(&self) -> CompactString {
         self.until.aws_start()
     }
 }

@@ -116,14 +116,15 @@ impl StateRecord {
 
     /// As stored.
     pub fn to_json(&self) -> String {
-        self.to_json_at(self.place)
+        let mut json = Vec::with_capacity(320);
+        self.put_json(&mut json, self.place);
+        String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
 
-    /// The same, once it is known where its event lies.
-    pub(crate) fn to_json_at(&self, place: Option<(i32, u64)>) -> String {
+    /// The same at the end of a text, once it is known where its event lies.
+    pub(crate) fn put_json(&self, json: &mut Vec<u8>, place: Option<(i32, u64)>) {
         let statement = &self.statement;
-        let mut json = Vec::with_capacity(320);
-        let mut record = Object::open(&mut json);
+        let mut record = Object::open(json);
         record
             .number("version", i64::from(VERSION))
             .text("period", &self.period.label())
@@ -157,7 +158,6 @@ impl StateRecord {
             place.push(b']');
         }
         record.close();
-        String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
 
     /// Where it is.
@@ -305,11 +305,13 @@ mod tests {
         let json = record().to_json();
         insta::assert_snapshot!(json, @r#"{"version":1,"period":"2026-03-01T05","service":"EC2 - Other","group":"","revision":7,"amounts":[["AmortizedCost","-0.0000000289","USD"],["UnblendedCost","-0.0000000289","USD"]],"estimated":false,"status":"removed","observedAt":"2026-03-02T00:00:01Z","eventId":"00000000-0000-0000-0000-000000000000"}"#);
         assert_eq!(StateRecord::from_json(&json), Ok(record()));
-        let json = record().to_json_at(Some((5, 4_294_967_296)));
-        assert!(json.ends_with(r#"-000000000000","place":[5,4294967296]}"#), "{json}");
         let placed = StateRecord { place: Some((5, 4_294_967_296)), ..record() };
+        let json = placed.to_json();
+        assert!(json.ends_with(r#"-000000000000","place":[5,4294967296]}"#), "{json}");
         assert_eq!(StateRef::as_written(&json).map(|record| record.to_record()), Some(placed.clone()));
-        assert_eq!(placed.to_json(), json);
+        let mut behind = b"x".to_vec();
+        record().put_json(&mut behind, placed.place);
+        assert_eq!(behind, format!("x{json}").into_bytes());
     }
 
     /// What is written in another way is the same record, and what is nearly one is none.

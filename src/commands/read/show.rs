@@ -214,7 +214,7 @@ fn key_line(view: &View, row: Published<'_>) -> Value {
     let mut set = |name: &str, value: Value| line.insert(name.to_owned(), value);
     set("key", format!("{}/{key}", view.segment).into());
     set("revision", row.revision().into());
-    set("date", key.period.aws_start().into());
+    set("date", key.period.aws_start().as_str().into());
     set("service", key.service.into());
     set("granularity", key.period.granularity().name().into());
     set("accountId", view.account().into());
@@ -272,7 +272,7 @@ fn keys_table(state: &Current) -> String {
             (Status::Live, false) => "final",
         };
         rows.push([
-            key.period.label(),
+            key.period.label().into(),
             plain(&service),
             plain(view.account()),
             row.revision().to_string(),

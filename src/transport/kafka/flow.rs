@@ -16,7 +16,7 @@ use rdkafka::{
 use super::{
     Inner,
     producer::{Acknowledgement, Producer, is_too_large, send},
-    record::RecordKey,
+    record::put_key,
 };
 use crate::{
     event::{Binding, WireMessage, encode},
@@ -75,11 +75,11 @@ impl Inner {
             for (key, value) in &message.headers {
                 headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
             }
-            let mut record = BaseRecord::<str, [u8], usize>::with_opaque_to(topic, index)
+            let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, index)
                 .payload(&message.payload)
                 .headers(headers);
             if let Some(key) = &message.key {
-                record = record.key(key);
+                record = record.key(key.as_bytes());
             }
             match send(producer, record, deadline) {
                 Ok(()) => {
@@ -119,6 +119,8 @@ pub(super) struct Flow<'a> {
     pub(super) connection: Option<u64>,
     pub(super) refused: Vec<(usize, String)>,
     pub(super) failure: Option<KafkaError>,
+    /// Key and value of the state that is being sent.
+    texts: [Vec<u8>; 2],
 }
 
 impl<'a> Flow<'a> {
@@ -143,6 +145,7 @@ impl<'a> Flow<'a> {
             connection: None,
             refused: Vec::new(),
             failure: None,
+            texts: Default::default(),
         }
     }
 
@@ -198,21 +201,27 @@ impl<'a> Flow<'a> {
         self.failure.get_or_insert(error);
     }
 
-    fn send_state(&self, index: usize, place: (i32, u64)) -> Result<(), KafkaError> {
+    fn send_state(&mut self, index: usize, place: (i32, u64)) -> Result<(), KafkaError> {
         let record = &self.batch[index].record;
-        let (key, value) = (RecordKey::of(self.scope, record).to_json(), record.to_json_at(Some(place)));
-        let record = self.state_record(self.batch.len() + index).key(&key).payload(&value);
+        let [key, value] = &mut self.texts;
+        key.clear();
+        put_key(key, self.scope, Some(&record.key()));
+        value.clear();
+        record.put_json(value, Some(place));
+        let record =
+            self.state_record(self.batch.len() + index).key(&*self.texts[0]).payload(&*self.texts[1]);
         send(self.producer, record, self.deadline)
     }
 
     /// The connection's state is last: with it the batch is complete.
     pub(super) fn send_connection(&self, value: &str) -> Result<(), KafkaError> {
-        let key = RecordKey::connection(self.scope).to_json();
-        let record = self.state_record(2 * self.batch.len()).key(&key).payload(value);
+        let mut key = Vec::new();
+        put_key(&mut key, self.scope, None);
+        let record = self.state_record(2 * self.batch.len()).key(&*key).payload(value.as_bytes());
         send(self.producer, record, self.deadline)
     }
 
-    fn state_record(&self, number: usize) -> BaseRecord<'_, str, str, usize> {
+    fn state_record(&self, number: usize) -> BaseRecord<'_, [u8], [u8], usize> {
         BaseRecord::with_opaque_to(&self.publish.config.state_topic, number).partition(self.partition)
     }
 }

@@ -22,7 +22,7 @@ use super::{context::Context, errors::code, lock};
 pub(super) type Producer = ThreadedProducer<Acknowledgements>;
 
 /// A record to send, with the number it is acknowledged by.
-pub(super) type Numbered<'a, P> = BaseRecord<'a, str, P, usize>;
+pub(super) type Numbered<'a, P> = BaseRecord<'a, [u8], P, usize>;
 
 /// How often is looked whether to go on waiting.
 const LOOK: Duration = Duration::from_millis(1);

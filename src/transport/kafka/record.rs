@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    cost::CostKey,
     dedup::ConnectionState,
     event::Object,
-    transport::{RecordError, Scan, StateRecord, StateRef, TransportError, TransportErrorKind as Kind},
+    transport::{RecordError, Scan, StateRef, TransportError, TransportErrorKind as Kind},
 };
 
 /// The version of connection records this program writes, and the newest it reads.
@@ -23,11 +24,11 @@ struct Versioned {
 }
 
 /// What a record is about: compaction keeps the newest of each.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RecordKey<'a> {
+struct RecordKey<'a> {
     #[serde(borrow)]
-    pub(super) scope: Cow<'a, str>,
+    scope: Cow<'a, str>,
     #[serde(borrow, default)]
     period: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -37,20 +38,7 @@ pub(super) struct RecordKey<'a> {
 }
 
 impl<'a> RecordKey<'a> {
-    pub(super) fn connection(scope: &'a str) -> Self {
-        Self { scope: scope.into(), period: None, service: None, group: None }
-    }
-
-    pub(super) fn of(scope: &'a str, record: &'a StateRecord) -> Self {
-        Self {
-            scope: scope.into(),
-            period: Some(record.period.label().into()),
-            service: Some((&*record.service).into()),
-            group: record.group.as_deref().map(Cow::Borrowed),
-        }
-    }
-
-    /// A key just as [`RecordKey::to_json`] writes it.
+    /// A key just as [`put_key`] writes it.
     fn as_written(json: &'a [u8]) -> Option<Self> {
         let mut scan = Scan::new(std::str::from_utf8(json).ok()?);
         let scope = scan.skip(br#"{"scope":""#)?.text()?.into();
@@ -64,19 +52,19 @@ impl<'a> RecordKey<'a> {
     const fn is_connection(&self) -> bool {
         self.period.is_none()
     }
+}
 
-    pub(super) fn to_json(&self) -> String {
-        let mut json = Vec::with_capacity(160);
-        let mut key = Object::open(&mut json);
-        key.text("scope", &self.scope);
-        for (name, text) in [("period", &self.period), ("service", &self.service), ("group", &self.group)] {
-            if let Some(text) = text {
-                key.text(name, text);
-            }
+/// Appends the key of a connection's record, or of the record of one of its keys.
+pub(super) fn put_key(json: &mut Vec<u8>, scope: &str, of: Option<&CostKey<'_>>) {
+    let mut key = Object::open(json);
+    key.text("scope", scope);
+    if let Some(of) = of {
+        key.text("period", &of.period.label()).text("service", of.service);
+        if let Some(group) = of.group {
+            key.text("group", group);
         }
-        key.close();
-        String::from_utf8(json).expect("texts and punctuation are UTF-8")
     }
+    key.close();
 }
 
 /// A connection's record: the last of every batch.
@@ -214,15 +202,16 @@ mod tests {
     fn a_connection_record_has_the_documented_form_and_reads_back() {
         let state = ConnectionState { name: "main".to_owned(), ..Default::default() };
         let record = ConnectionRecord::new(8, "l".to_owned(), state);
-        let key = RecordKey::connection("s").to_json();
-        assert_eq!(key, r#"{"scope":"s"}"#);
+        let mut key = Vec::new();
+        put_key(&mut key, "s", None);
+        assert_eq!(key, br#"{"scope":"s"}"#);
         let json = record.to_json();
         assert!(
             json.starts_with(r#"{"version":1,"partitions":8,"lineage":"l","state":{"name":"main","#),
             "{json}"
         );
         let mut found = None;
-        read("t/0/0", Some(key.as_bytes()), Some(json.as_bytes()), Wanted::Everything, |read| {
+        read("t/0/0", Some(&*key), Some(json.as_bytes()), Wanted::Everything, |read| {
             let Read::Connection { record, .. } = read else { panic!("a key's") };
             found = Some(record.to_json());
             Ok(())
@@ -244,9 +233,7 @@ mod tests {
             let scanned = RecordKey::as_written(json.as_bytes());
             assert_eq!(scanned.is_some(), as_written, "{json}");
             let parsed: RecordKey<'_> = serde_json::from_str(json).unwrap();
-            if let Some(scanned) = scanned {
-                assert_eq!(scanned.to_json(), parsed.to_json());
-            }
+            assert!(scanned.is_none_or(|scanned| scanned == parsed), "{json}");
         }
         for near in [r#"{"scope":"s","other":"x"}"#, r#"{"scope":"s"}}"#, "{\"scope\":\"a\nb\"}"] {
             assert!(RecordKey::as_written(near.as_bytes()).is_none(), "{near}");

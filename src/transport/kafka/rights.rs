@@ -86,7 +86,8 @@ impl Inner {
             }
         };
         let written = self.aborted(&producer, |producer| {
-            let record = BaseRecord::with_opaque_to(state, 0).partition(0).key("check").payload("aborted");
+            let record =
+                BaseRecord::with_opaque_to(state, 0).partition(0).key(&b"check"[..]).payload("aborted");
             self.sent(producer, record)
                 .map(|()| true)
                 .map_err(|e| self.clients.error(&format!("write to state topic `{state}`"), &e))
@@ -119,7 +120,7 @@ impl Inner {
             return Ok(false);
         };
         let noise = noise(size + 1);
-        let record = BaseRecord::with_opaque_to(topic, 0).key("check").payload(&*noise);
+        let record = BaseRecord::with_opaque_to(topic, 0).key(&b"check"[..]).payload(&*noise);
         let written = match self.sent(producer, record) {
             Ok(()) => Ok(()),
             Err(error) if is_too_large(&error) => Ok(()),

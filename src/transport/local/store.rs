@@ -175,7 +175,7 @@ impl Store {
             for (record, line) in events {
                 put_record.execute(params![
                     scope,
-                    record.period.label(),
+                    record.period.label().as_str(),
                     record.service.as_str(),
                     record.group.as_deref().unwrap_or_default(),
                     record.to_json(),
